@@ -1,0 +1,1 @@
+"""Windows, mixers, backbones and heads. Imports `iwin.batch` and `iwin.errors` of ours, nothing else."""
