@@ -1,0 +1,144 @@
+"""Which samples make which batch: a function of (seed, attempt, epoch) and position, with nothing to remember.
+
+A global batch is the samples of one optimizer update. It is a slice of the epoch's order, so the samples of an
+update depend neither on the number of processes nor on gradient accumulation, and training resumes anywhere by
+starting to count there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from iwin.batch import Position
+from iwin.errors import ConfigError
+from iwin.runtime import position_seed
+
+
+class Ticket(NamedTuple):
+    """What a batch sampler hands to a worker: which samples, (B,) int64, and where in the run they stand."""
+
+    position: Position
+    indices: np.ndarray
+
+
+def order(seed: int, attempt: int, epoch: int, length: int) -> np.ndarray:
+    """The permutation (length,) int64 in which `epoch` visits the samples."""
+    generator = np.random.Generator(np.random.PCG64(position_seed(seed, "order", attempt, epoch)))
+    return generator.permutation(length)
+
+
+def updates_per_epoch(length: int, batch_size: int, world: int, accumulation: int) -> int:
+    """The number of whole global batches (batch_size * world * accumulation) in `length` samples.
+
+    Raises:
+        ConfigError: a batch size below 1, or not even one global batch.
+    """
+    check_batch_size("batch_size", batch_size)
+    whole = batch_size * world * accumulation
+    if whole > length:
+        largest = length // (world * accumulation)
+        advice = f"Lower data.batch_size to {largest} or less, or use" if largest else "Use"
+        raise ConfigError(
+            f"a global batch of {whole} images (data.batch_size {batch_size} x {world} processes x {accumulation} "
+            f"accumulated) is more than the {length} of the training set. {advice} fewer devices or less accumulation."
+        )
+    return length // whole
+
+
+def check_batch_size(key: str, value: int) -> None:
+    """Raise ConfigError where the batch size of the config key `key` is below 1."""
+    if value < 1:
+        raise ConfigError(f"data.{key} is {value}: it must be at least 1.")
+
+
+class TrainSampler:
+    """The batch sampler of training for one process.
+
+    The order of an epoch is cut into global batches of batch_size * world * accumulation; each is cut into
+    `world` runs, one a rank, and each of these into `accumulation` micro-batches of `batch_size`. What remains
+    at the end of the order, less than a global batch, is not visited in that epoch.
+
+    Yields a Ticket for each micro-batch. `len` is the micro-batches of a whole epoch, also where the first one
+    starts in the middle (at `start_step`, an update): Lightning counts batches from the epoch's begin.
+
+    reshuffle false visits the samples of epoch 0 in every epoch, to learn a few batches by heart.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        world: int,
+        rank: int,
+        accumulation: int,
+        seed: int,
+        attempt: int = 0,
+        epoch: int = 0,
+        start_step: int = 0,
+        reshuffle: bool = True,
+    ) -> None:
+        self.updates = updates_per_epoch(length, batch_size, world, accumulation)
+        self.length = length
+        self.batch_size = batch_size
+        self.world = world
+        self.rank = rank
+        self.accumulation = accumulation
+        self.seed = seed
+        self.attempt = attempt
+        self.epoch = epoch
+        self.start_step = start_step
+        self.reshuffle = reshuffle
+
+    @property
+    def sampler(self) -> TrainSampler:
+        """Itself: Lightning calls `set_epoch` on `loader.batch_sampler.sampler`, and on nothing else of ours."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the begin of `epoch`, unless the sampler is already in it (it may stand at a start_step)."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.start_step = 0
+
+    def __len__(self) -> int:
+        return self.updates * self.accumulation
+
+    def __iter__(self) -> Iterator[Ticket]:
+        # The epoch is taken now and not at the first batch: Lightning makes the iterator of a resumed run
+        # before it calls set_epoch, and a generator would look only when it is first asked.
+        return self._tickets(self.attempt, self.epoch, self.start_step)
+
+    def _tickets(self, attempt: int, epoch: int, start_step: int) -> Iterator[Ticket]:
+        visited = order(self.seed, attempt, epoch if self.reshuffle else 0, self.length)
+        shape = (self.updates, self.world, self.accumulation, self.batch_size)
+        batches = visited[: int(np.prod(shape))].reshape(shape)[:, self.rank]
+        for step in range(start_step, self.updates):
+            for micro in range(self.accumulation):
+                yield Ticket(Position(attempt, epoch, step, micro), batches[step, micro])
+
+
+class EvalSampler:
+    """The batch sampler of evaluation for one process: every sample exactly once over all ranks, none repeated.
+
+    Each rank gets one contiguous run of the data set; runs differ by at most one sample, so the numbers of
+    batches may differ, and metrics must be gathered at the end and not batch by batch. The last batch of a rank
+    may be smaller.
+    """
+
+    def __init__(self, length: int, *, batch_size: int, world: int, rank: int) -> None:
+        check_batch_size("eval_batch_size", batch_size)
+        self.batch_size = batch_size
+        self.start = length * rank // world
+        self.stop = length * (rank + 1) // world
+
+    def __len__(self) -> int:
+        return -(-(self.stop - self.start) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        for step, start in enumerate(range(self.start, self.stop, self.batch_size)):
+            stop = min(start + self.batch_size, self.stop)
+            yield Ticket(Position(0, 0, step, 0), np.arange(start, stop))

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iwin.data.index import index_path
+from iwin.data.manifest import read_manifest
+from iwin.data.shards import ShardDataset
+from iwin.errors import ConfigError, DataError
+from iwin.tools.shards import add_parser
+
+
+def iwin(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    arguments = parser.parse_args([str(word) for word in words])
+    return arguments.func(arguments)
+
+
+def content(root: Path, split: str) -> dict[bytes, int]:
+    data = ShardDataset(root, f"{split}-*.tar", None, None)
+    return {data.read(i): int(data.labels[i]) for i in range(len(data))}
+
+
+def test_class_folders_become_shards_of_the_same_bytes(class_folders: Path, tmp_path: Path) -> None:
+    assert (
+        iwin("shards", "write", class_folders, tmp_path / "set", "--val-fraction", 0.4, "--samples-per-shard", 4) == 0
+    )
+    train, val = content(tmp_path / "set", "train"), content(tmp_path / "set", "val")
+    assert [len(train), len(val)] == [9, 6]
+    files = {path.read_bytes(): ["ant", "bee", "cat"].index(path.parent.name) for path in class_folders.rglob("*.png")}
+    assert train | val == files
+    manifest = read_manifest(tmp_path / "set")
+    assert manifest is not None
+    assert manifest["classes"] == ["ant", "bee", "cat"]
+
+
+def test_samples_are_shuffled_by_the_seed(class_folders: Path, tmp_path: Path) -> None:
+    orders = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        iwin("shards", "write", class_folders, tmp_path / name, "--val-fraction", 0.1, "--seed", seed)
+        data = ShardDataset(tmp_path / name, "train-*.tar", None, None)
+        orders.append(data.labels.tolist())
+        assert orders[-1] != sorted(orders[-1])
+        assert "00000000-" in data.key(0)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_split_folders_keep_their_split(class_folders: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(class_folders, tmp_path / "split" / split)
+    shutil.rmtree(tmp_path / "split" / "val" / "ant")
+    iwin("shards", "write", tmp_path / "split", tmp_path / "set")
+    assert np.bincount(list(content(tmp_path / "set", "val").values())).tolist() == [0, 5, 6]
+    with pytest.raises(ConfigError, match="leave out --val-fraction"):
+        iwin("shards", "write", tmp_path / "split", tmp_path / "other", "--val-fraction", 0.5)
+
+
+def test_folders_without_a_split_need_the_fraction(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--val-fraction"):
+        iwin("shards", "write", class_folders, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_foreign_shards_are_indexed_in_place(class_folders: Path, tmp_path: Path) -> None:
+    iwin("shards", "write", class_folders, tmp_path / "set", "--val-fraction", 0.4, "--samples-per-shard", 4)
+    indexes = {path: path.read_bytes() for path in (tmp_path / "set").glob("*.idx")}
+    for path in indexes:
+        path.unlink()
+    assert iwin("shards", "index", tmp_path / "set", "--num-classes", 3) == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "set").glob("*.idx")} == indexes
+    with pytest.raises(DataError, match="must lie below 2"):
+        iwin("shards", "index", tmp_path / "set", "--num-classes", 2)
+
+
+def test_indexing_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no .tar file"):
+        iwin("shards", "index", tmp_path)
+    with pytest.raises(DataError, match="is not a folder"):
+        iwin("shards", "index", tmp_path / "nowhere")
+
+
+def test_a_shard_of_another_tool_needs_no_index_to_be_found(class_folders: Path, tmp_path: Path) -> None:
+    iwin("shards", "write", class_folders, tmp_path / "set", "--val-fraction", 0.4)
+    tar = tmp_path / "set" / "train-00000.tar"
+    index_path(tar).unlink()
+    with pytest.raises(DataError, match=f"iwin shards index {tmp_path / 'set'}"):
+        ShardDataset(tmp_path / "set", "train-*.tar", None, None)
