@@ -1,4 +1,4 @@
-"""Settings that every test shares: two threads at most, no display, the oracles importable."""
+"""Settings that every test shares: the oracles importable."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+import iwin  # noqa: F401  (first of all: before torch is loaded, it says how threads wait)
 
 sys.path.insert(0, str(Path(__file__).parent))
-torch.set_num_threads(2)
 
 
 @pytest.fixture

@@ -1,5 +1,11 @@
 """Training hierarchical window-attention vision transformers: Swin and Iwin."""
 
+import os
+
+# Before torch loads OpenMP, which reads it once: threads that wait shall sleep, not spin. Where more threads
+# than cores want to run (workers, ranks, neighbours), spinning made training on a CPU seven times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from iwin.models.protocol import WindowTransformer
 from iwin.models.zoo import create_model
 

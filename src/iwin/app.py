@@ -1,0 +1,130 @@
+"""The way from a command line to a run: compose the configuration, hand it over, say what went wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iwin.conf import check_keys, conf_dir, groups, options
+from iwin.errors import UserError, near_names
+
+TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
+EXIT_USER_ERROR = 2
+# Lightning's warnings that say nothing to our users: its own use of torch; a folder that a run goes on in,
+# which is announced; epochs shorter than the logging interval; the number of workers, which is configured.
+QUIET = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Checkpoint directory .* exists and is not empty",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"The '\w+_dataloader' does not have many workers",
+)
+
+
+def register() -> None:
+    """Make known to Hydra what the configuration files refer to: the zoo's sizes, the package's own files."""
+    from iwin.models.zoo import SIZES
+
+    store = ConfigStore.instance()
+    for name, size in SIZES.items():
+        store.store(group="size", name=name, node=size.numbers())
+    if not OmegaConf.has_resolver("iwin_package"):
+        OmegaConf.register_new_resolver("iwin_package", lambda path: str(Path(__file__).parent / path))
+
+
+def main(program: str) -> None:
+    """Run train.py or eval.py. Errors that are the user's end in a message and exit code 2."""
+    register()
+    # Hydra would print its own errors and end the process; with this set it raises them. The user's own
+    # setting still decides whether a traceback is shown.
+    before = os.environ.get(TRACEBACK_VARIABLE)
+    wants_traceback = before == "1"
+    os.environ[TRACEBACK_VARIABLE] = "1"
+
+    def restore() -> None:
+        os.environ.pop(TRACEBACK_VARIABLE, None)
+        if before is not None:
+            os.environ[TRACEBACK_VARIABLE] = before
+
+    def job(cfg: DictConfig) -> None:
+        restore()  # for the processes that a run starts
+        import lightning  # noqa: F401  (sets the level of its logger at import)
+
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the run's table says what it would
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        try:
+            check_keys(cfg)
+            if program == "train":
+                from iwin.train.fit import fit
+
+                fit(cfg)
+            else:
+                from iwin.train.evaluate import evaluate
+
+                evaluate(cfg)
+        except UserError as error:
+            if wants_traceback:
+                raise
+            _say(str(error))
+            sys.exit(EXIT_USER_ERROR)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=program)(job)()
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        if wants_traceback:
+            raise
+        _say(_explain(error, program))
+        sys.exit(EXIT_USER_ERROR)
+    finally:
+        restore()
+
+
+def _say(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _explain(error: Exception, program: str) -> str:
+    """Hydra's errors in a line, with the names that are near to what was written."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name}: there is no such {group}; {near_names(name, options(group))}"
+    text = str(error).strip()
+    missing = re.search(r"In '[^']*': Could not find '([^']+)/([^'/]+)'", text)
+    if missing:
+        group, name = missing.groups()
+        return f"{group}={name}: there is no such {group}; {near_names(name, options(group))}"
+    override = re.search(r"Could not (?:override|append to config).*?'([^']+)'", text)
+    if isinstance(error, ConfigCompositionException) and override:
+        key = override[1].lstrip("+~").partition("=")[0].partition("@")[0]
+        return f"there is no key {key!r}; {near_names(key, _known_keys(program))}"
+    return text.splitlines()[0]
+
+
+def _known_keys(program: str) -> list[str]:
+    """Every key of the configuration as it is by default, dotted, and the groups."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose(program), resolve=False)
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                keys.append(f"{prefix}{key}")
+                walk(value, f"{prefix}{key}.")
+
+    walk(config, "")
+    return [*keys, *groups()]

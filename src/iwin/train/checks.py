@@ -1,0 +1,44 @@
+"""What can be known to be wrong before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+
+from iwin.errors import ConfigError, near_names
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def check_trainer(trainer: dict[str, Any]) -> None:
+    """Precision and counts of the trainer's configuration. ConfigError with what to set instead."""
+    precision = str(trainer["precision"])
+    if precision not in PRECISIONS:
+        raise ConfigError(f"trainer.precision={precision}: {near_names(precision, PRECISIONS)}")
+    accelerator = trainer["accelerator"]
+    on_cuda = accelerator in ("cuda", "gpu") or (accelerator == "auto" and CUDAAccelerator.is_available())
+    if accelerator in ("cuda", "gpu") and not CUDAAccelerator.is_available():
+        raise ConfigError(f"trainer.accelerator={accelerator}, and there is no CUDA device here: set it to cpu or auto")
+    if precision == "16-mixed" and not on_cuda:
+        raise ConfigError("trainer.precision=16-mixed needs a CUDA device: a CPU has 32-true and bf16-mixed")
+    if precision == "bf16-mixed" and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(0)
+        raise ConfigError(f"trainer.precision=bf16-mixed: {name} has no bfloat16; set 16-mixed or 32-true")
+    for key in ("max_epochs", "accumulate_grad_batches", "num_nodes"):
+        if not isinstance(trainer[key], int) or trainer[key] < 1:
+            raise ConfigError(f"trainer.{key} must be a whole number of at least 1, got {trainer[key]}")
+
+
+def check_image_size(model: torch.nn.Module, image_size: Any) -> None:
+    """ConfigError where the data gives images of another size than the model was built for."""
+    built = getattr(model, "img_size", None)
+    if built is None or getattr(model, "dynamic", False):
+        return
+    given = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if tuple(built) != given:
+        raise ConfigError(
+            f"the model is built for images of {built[0]} x {built[1]} pixels, the data gives {given[0]} x {given[1]}: "
+            f"set data.image_size, which model.img_size follows"
+        )

@@ -1,0 +1,182 @@
+"""Evaluation of a checkpoint: the numbers that training logged for it, and what lies behind them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from iwin.batch import Batch
+from iwin.errors import ConfigError
+from iwin.runtime import provenance
+from iwin.train.checks import check_trainer
+from iwin.train.fit import build_data, build_model, build_trainer, plain_config
+from iwin.train.plots import confusion, contact_sheet
+from iwin.train.run_plan import RunPlan
+from iwin.weights.load import load_strictly, read_run_checkpoint
+
+EVALUATED = ("val",)
+PARTS = ("mixer", "position", "downsample")
+
+
+class Predictions(Callback):
+    """Keeps what was predicted for every validation image, in the order of the data set."""
+
+    def __init__(self) -> None:
+        self.indices: list[torch.Tensor] = []
+        self.truth: list[torch.Tensor] = []
+        self.predicted: list[torch.Tensor] = []
+        self.confidence: list[torch.Tensor] = []
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        confidence, predicted = outputs["logits"].softmax(dim=-1).max(dim=-1)
+        for kept, values in (
+            (self.indices, batch.indices),
+            (self.truth, batch.targets),
+            (self.predicted, predicted),
+            (self.confidence, confidence),
+        ):
+            kept.append(values.cpu())
+
+    def table(self) -> dict[str, np.ndarray]:
+        """indices, truth, predicted (N,) int64, confidence (N,) float32 in [0, 1]."""
+        columns = ("indices", "truth", "predicted", "confidence")
+        return {name: torch.cat(getattr(self, name)).numpy() for name in columns}
+
+
+def find_checkpoint(given: str) -> Path:
+    """A file as it is; of a run folder the best checkpoint. ConfigError where there is none."""
+    path = Path(given).absolute()
+    if path.is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (path / "checkpoints" / name).is_file():
+                return path / "checkpoints" / name
+        raise ConfigError(f"checkpoint={given}: the folder has no checkpoints/best.ckpt or last.ckpt")
+    if not path.is_file():
+        raise ConfigError(f"checkpoint={given}: there is no such file or run folder")
+    return path
+
+
+def saved_config(saved: dict[str, Any], cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The configuration that a checkpoint carries, with what the command line says about it on top.
+
+    A chosen group replaces the saved one as a whole; a key replaces that key.
+    """
+    config = OmegaConf.create(saved)
+    OmegaConf.set_struct(config, True)
+    given = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if key == "checkpoint":
+            continue
+        value = OmegaConf.select(given, key)
+        with open_dict(config):
+            OmegaConf.update(config, f"model.{key}" if key in PARTS else key, value, merge=False)
+    return config
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Validate the checkpoint that `cfg.checkpoint` names, and write eval.json and pictures beside it."""
+    console = Console()
+    if cfg.checkpoint is None:
+        raise ConfigError("checkpoint= is needed: a run folder, or a checkpoint file of one")
+    path = find_checkpoint(cfg.checkpoint)
+    checkpoint = read_run_checkpoint(path)
+    cfg = saved_config(checkpoint["iwin"]["config"], cfg, list(HydraConfig.get().overrides.task))
+    cfg.trainer.devices = 1
+    cfg.trainer.num_nodes = 1
+    check_trainer(plain_config(cfg.trainer))
+    data = build_data(cfg, EVALUATED)
+    model = build_model(cfg)
+    weights = {n.removeprefix("model."): w for n, w in checkpoint["state_dict"].items() if n.startswith("model.")}
+    load_strictly(model, weights, str(path))
+
+    predictions = Predictions()
+    trainer = build_trainer(cfg, callbacks=[predictions, instantiate(cfg.callbacks.progress)], logger=False)
+    task = instantiate(cfg.task, _partial_=True)(
+        model=model,
+        optimizer=instantiate(cfg.optimizer, _convert_="all"),
+        schedule=instantiate(cfg.schedule),
+        plan=RunPlan(data.eval_batch_size, world=1, accumulation=1, per_epoch=1, epochs=1),
+        num_classes=cfg.data.num_classes,
+        seed=cfg.seed,
+        run_config=plain_config(cfg),
+    )
+    console.print(f"Evaluating {path}", soft_wrap=True)
+    (metrics,) = trainer.validate(task, datamodule=data, verbose=False)
+    folder = _free_folder(path)
+    _write(folder, path, metrics, predictions.table(), data, cfg)
+    for name, value in metrics.items():
+        console.print(f"{name:9s} {value!r}", highlight=False)
+    console.print(f"Results   {folder}", soft_wrap=True)
+
+
+def _free_folder(checkpoint: Path) -> Path:
+    """A new folder for the results: eval/<checkpoint> in the run folder, or beside a file from elsewhere."""
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    number = 1
+    while True:
+        folder = run / "eval" / (checkpoint.stem if number == 1 else f"{checkpoint.stem}-{number}")
+        if not folder.exists():
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                raise ConfigError(f"cannot write the results to {folder}: {error.strerror}") from error
+            return folder
+        number += 1
+
+
+def _write(
+    folder: Path,
+    checkpoint: Path,
+    metrics: Any,
+    table: dict[str, np.ndarray],
+    data: Any,
+    cfg: DictConfig,
+) -> None:
+    classes = data.classes or [str(label) for label in range(cfg.data.num_classes)]
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (table["truth"], table["predicted"]), 1)
+    wrong = np.flatnonzero(table["truth"] != table["predicted"])
+    report: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "metrics": dict(metrics),
+        "images": len(table["truth"]),
+        "wrong": [
+            {
+                "key": data.val_dataset.key(int(table["indices"][i])),
+                "truth": classes[table["truth"][i]],
+                "predicted": classes[table["predicted"][i]],
+                "confidence": float(table["confidence"][i]),
+            }
+            for i in wrong
+        ],
+        "provenance": provenance(cfg.seed, data.describe(EVALUATED)),
+    }
+    (folder / "eval.json").write_text(json.dumps(report, indent=1) + "\n")
+    title = f"{cfg.model.get('name') or cfg.model.model_name} on {cfg.data.name}"
+    confusion(counts, classes, folder / "confusion.png", title)
+    most = wrong[np.argsort(-table["confidence"][wrong])][:40]
+    seen = data.val_dataset
+    images = [seen.transform(seen.image(int(index))).numpy() for index in table["indices"][most]]
+    contact_sheet(
+        np.stack(images) if images else np.zeros((0, 3, 1, 1), dtype=np.uint8),
+        table["truth"][most],
+        table["predicted"][most],
+        table["confidence"][most],
+        [report["wrong"][int(np.flatnonzero(wrong == i)[0])]["key"] for i in most],
+        classes,
+        folder / "misclassified.png",
+        f"{title}: {len(wrong)} of {len(table['truth'])} wrong",
+    )

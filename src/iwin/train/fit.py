@@ -1,0 +1,148 @@
+"""Training, from a configuration to its results."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from iwin.errors import ConfigError
+from iwin.runtime import seed_at
+from iwin.train.callbacks.resumed_log import ResumedLog
+from iwin.train.checks import check_image_size, check_trainer
+from iwin.train.run_folder import RunFolder
+from iwin.train.run_plan import RunPlan
+from iwin.train.summary import print_summary
+
+
+def global_rank() -> int:
+    """This process's rank as its launcher says; 0 before Lightning has started others."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """`cfg` resolved, as plain dicts and lists that JSON and checkpoints can hold."""
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def build_data(cfg: DictConfig, splits: tuple[str, ...] = ("train", "val")) -> Any:
+    """The data module, checked to be there and to be what the configuration says."""
+    data = instantiate(cfg.data, _recursive_=False, _convert_="all")
+    data.check(splits)
+    if cfg.data.num_classes is None:
+        cfg.data.num_classes = data.num_classes
+    return data
+
+
+def build_model(cfg: DictConfig) -> torch.nn.Module:
+    """The model as initialised from the seed, or as `init` says."""
+    seed_at(cfg.seed, "weights")
+    model = instantiate(cfg.model, _recursive_=False, _convert_="all")
+    check_image_size(model, plain_config(cfg.data)["image_size"])
+    return model
+
+
+def build_trainer(cfg: DictConfig, **keys: Any) -> lightning.Trainer:
+    """Lightning's trainer. ConfigError for devices and strategies that are not here."""
+    try:
+        return instantiate(cfg.trainer, **keys)
+    except (MisconfigurationException, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, MisconfigurationException) else error
+        if not isinstance(cause, MisconfigurationException):
+            raise
+        raise ConfigError(f"the trainer cannot be set up: {cause}") from error
+
+
+def plan_run(trainer: lightning.Trainer, data: Any) -> RunPlan:
+    """The run's arithmetic. ConfigError where not a single update fits into an epoch."""
+    world, accumulation = trainer.world_size, trainer.accumulate_grad_batches
+    per_epoch = data.updates_per_epoch(world, accumulation, trainer.limit_train_batches)
+    if per_epoch < 1:
+        raise ConfigError(f"trainer.limit_train_batches={trainer.limit_train_batches} leaves no update in an epoch")
+    return RunPlan(data.batch_size, world, accumulation, per_epoch, trainer.max_epochs or 1)
+
+
+def fit(cfg: DictConfig) -> None:
+    """Train as `cfg` says, in a run folder of its own, going on where the same command stopped before."""
+    check_trainer(plain_config(cfg.trainer))
+    optimizer, schedule = instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.schedule)
+    data = build_data(cfg)
+    model = build_model(cfg)
+    config = plain_config(cfg)
+    with RunFolder.take(Path(cfg.paths.runs_dir), config, global_rank()) as folder:
+        callbacks = [instantiate(node, **_placed(name, folder)) for name, node in cfg.callbacks.items() if node]
+        trainer = build_trainer(
+            cfg,
+            callbacks=[*callbacks, ResumedLog()],
+            logger=[instantiate(node, folder=folder.path) for node in cfg.logger.values() if node],
+            default_root_dir=folder.path,
+        )
+        plan = plan_run(trainer, data)
+        schedule.warmup_updates(per_epoch=plan.per_epoch, total=plan.total)
+        task = instantiate(cfg.task, _partial_=True)(
+            model=model,
+            optimizer=optimizer,
+            schedule=schedule,
+            plan=plan,
+            num_classes=cfg.data.num_classes,
+            seed=cfg.seed,
+            run_config=config,
+        )
+        console = Console(quiet=not trainer.is_global_zero)
+        if trainer.is_global_zero:
+            folder.write_start(config, cfg.seed, data.describe())
+        device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
+        print_summary(console, config=config, model=model, data=data, plan=plan, device=device, folder=str(folder.path))
+        checkpoint = folder.last_checkpoint if folder.resumed else None
+        if folder.resumed:
+            start = "its beginning" if checkpoint is None else str(checkpoint.relative_to(folder.path))
+            console.print(f"This command has an unfinished run in that folder: going on from {start}.\n")
+        seed_at(cfg.seed, "start")
+        started = time.monotonic()
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+        if trainer.is_global_zero:
+            result = _result(trainer, time.monotonic() - started)
+            folder.write_result(result)
+            _print_result(console, folder, result)
+
+
+def _placed(name: str, folder: RunFolder) -> dict[str, Any]:
+    """Where in the run folder a callback writes."""
+    return {"checkpoint": {"dirpath": folder.checkpoints}, "curves": {"folder": folder.path}}.get(name, {})
+
+
+def _result(trainer: lightning.Trainer, seconds: float) -> dict[str, Any]:
+    """The numbers of the last validation, the best top-1, and how long this start took."""
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return {
+        "last": metrics,
+        "best_top1": None if best is None else float(best),
+        "epochs": trainer.current_epoch,
+        "updates": trainer.global_step,
+        "seconds_since_last_start": round(seconds, 1),
+    }
+
+
+def _print_result(console: Console, folder: RunFolder, result: dict[str, Any]) -> None:
+    last = result["last"]
+    if "val/top1" in last:
+        console.print(
+            f"\nDone in {result['seconds_since_last_start']:.0f} s: top-1 {100 * last['val/top1']:.2f} % at the end, "
+            f"{100 * result['best_top1']:.2f} % at best."
+        )
+    console.print(f"Results   {folder.path}", soft_wrap=True)
+    console.print(f"Evaluate  python eval.py checkpoint={folder.path}", soft_wrap=True)

@@ -1,0 +1,142 @@
+"""The folder of a run: found again by the same command, never written over.
+
+Its name says model, data and a hash of the configuration. It holds config.yaml, provenance.json,
+metrics.csv, curves.png, checkpoints/ and, once the run has ended, result.json.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import OmegaConf
+
+from iwin.errors import ConfigError
+from iwin.runtime import config_hash, provenance
+
+# Keys that change where or how fast a run goes, and nothing that it computes.
+NOT_IDENTITY = {"paths", "logger", "callbacks", "hydra", "sweep", "local"}
+RUN_FOLDER_VARIABLE = "IWIN_RUN_FOLDER"
+
+
+def identity(config: dict[str, Any]) -> str:
+    """The hash that a run's folder carries: of all that decides what it computes."""
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    kept["callbacks"] = {"ema": (config.get("callbacks") or {}).get("ema")}
+    kept["data"] = {key: value for key, value in config["data"].items() if key not in ("num_workers", "pin_memory")}
+    return config_hash(kept)
+
+
+def folder_name(config: dict[str, Any]) -> str:
+    """`<model>-<data>-<hash>`."""
+    model = config["model"].get("name") or config["model"].get("model_name")
+    return f"{model}-{config['data']['name']}-{identity(config)}"
+
+
+class RunFolder:
+    """One run's folder, held by this process while in a `with`. `resumed` says whether it had begun before."""
+
+    def __init__(self, path: Path, lock: IO[str] | None) -> None:
+        self.path = path
+        self._lock = lock
+        self.resumed = self.config_file.is_file()
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """Where a run goes on from; None for the beginning."""
+        last = self.checkpoints / "last.ckpt"
+        return last if last.is_file() else None
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @classmethod
+    def take(cls, runs: Path, config: dict[str, Any], rank: int) -> RunFolder:
+        """The folder for `config` below `runs`: the unfinished one of the same command, or the next free number.
+
+        A folder whose run has ended, or that another process is using, is passed over. Rank 0 decides and
+        holds the folder; the processes that it starts are told by the environment.
+
+        ConfigError where the folder cannot be written.
+        """
+        told = os.environ.get(RUN_FOLDER_VARIABLE)
+        if told:
+            return cls(Path(told), None)
+        name = folder_name(config)
+        number = 1
+        while True:
+            path = runs.absolute() / (name if number == 1 else f"{name}-{number}")
+            number += 1
+            if (path / "result.json").is_file():
+                continue
+            if rank > 0:
+                return cls(path, None)
+            lock = cls._lock_folder(path)
+            if lock is not None:
+                os.environ[RUN_FOLDER_VARIABLE] = str(path)
+                return cls(path, lock)
+
+    @staticmethod
+    def _lock_folder(path: Path) -> IO[str] | None:
+        """An open, locked file in the folder, which is made; None where another process has it."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the run folder {path}: {error.strerror}. Set paths.runs_dir (or IWIN_RUNS) to a folder "
+                f"that you may write to."
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        return lock
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let others have the folder, and the next run of this process look for its own.
+
+        A folder in which nothing was begun goes again.
+        """
+        os.environ.pop(RUN_FOLDER_VARIABLE, None)
+        if self._lock is None:
+            return
+        if not self.config_file.exists() and [file.name for file in self.path.iterdir()] == [".lock"]:
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+        self._lock.close()
+
+    def write_start(self, config: dict[str, Any], seed: int, data: dict[str, Any]) -> None:
+        """config.yaml and provenance.json; a resumed run adds its start to the list, and changes no other."""
+        if not self.resumed:
+            self._write(self.config_file, OmegaConf.to_yaml(OmegaConf.create(config)))
+        file = self.path / "provenance.json"
+        starts = json.loads(file.read_text())["starts"] if file.is_file() else []
+        starts.append(provenance(seed, data))
+        self._write(file, json.dumps({"starts": starts}, indent=1) + "\n")
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """result.json, which marks the run as ended."""
+        self._write(self.result_file, json.dumps(result, indent=1) + "\n")
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        beside = path.with_name(path.name + ".new")
+        beside.write_text(text)
+        beside.replace(path)

@@ -1,0 +1,66 @@
+"""Learning rates as a function of the update, and durations written as 20ep, 5% or 2000st."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
+
+from iwin.errors import ConfigError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|st|%)")
+
+
+def to_updates(duration: str, *, per_epoch: int, total: int) -> int:
+    """Optimizer updates in a duration: epochs (`20ep`), updates (`2000st`) or a share of the run (`5%`).
+
+    ConfigError for anything else, and for fractions of an update.
+    """
+    match = _DURATION.fullmatch(str(duration).strip())
+    if match is None:
+        raise ConfigError(
+            f"{duration!r} is no duration: write epochs as 20ep, updates as 2000st, a share of the run as 5%"
+        )
+    number, unit = float(match[1]), match[2]
+    if unit == "st" and number != int(number):
+        raise ConfigError(f"{duration!r}: updates come in whole numbers")
+    return round(number * {"ep": per_epoch, "st": 1, "%": total / 100}[unit])
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear from `warmup_lr` over `warmup`, then half a cosine down to `min_lr` at the end of the run.
+
+    The warm-up is a prefix: the cosine spans what is left. Update n, from 0, uses the schedule at n.
+    Both rates are per 512 images of global batch, as the optimizer's is.
+    """
+
+    warmup: str
+    warmup_lr: float
+    min_lr: float
+
+    def warmup_updates(self, *, per_epoch: int, total: int) -> int:
+        """ConfigError where the warm-up is not shorter than the run."""
+        updates = to_updates(self.warmup, per_epoch=per_epoch, total=total)
+        if updates >= total:
+            raise ConfigError(
+                f"schedule.warmup={self.warmup} is {updates} updates and the run has {total}: "
+                f"shorten it (schedule.warmup=5%) or train longer (trainer.max_epochs)"
+            )
+        return updates
+
+    def build(self, optimizer: torch.optim.Optimizer, *, per_epoch: int, total: int, scale: float) -> Scheduler:
+        """timm's scheduler over `total` updates; `step_update(n)` sets the rates that update n uses."""
+        warmup = self.warmup_updates(per_epoch=per_epoch, total=total)
+        return CosineLRScheduler(
+            optimizer,
+            t_initial=total - warmup,
+            lr_min=self.min_lr * scale,
+            warmup_t=warmup,
+            warmup_lr_init=self.warmup_lr * scale,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )

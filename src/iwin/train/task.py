@@ -1,0 +1,97 @@
+"""Classification: the step, the metrics, the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning
+import torch
+import torch.nn.functional as F
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+import iwin
+from iwin.batch import Batch
+from iwin.runtime import seed_at
+from iwin.train.optim import Optimizer
+from iwin.train.run_plan import RunPlan
+from iwin.train.schedule import Cosine
+
+
+class ClassificationTask(lightning.LightningModule):
+    """Trains `model` with cross-entropy and measures top-1, top-5 (above five classes) and loss.
+
+    label_smoothing: also on the distributions that mixup makes, which equals mixing smoothed labels.
+    compile: run the model through torch.compile.
+    run_config: the resolved configuration of the run; every checkpoint carries it.
+
+    Drop-path and dropout are drawn from (seed, attempt, epoch, update, micro-batch, rank), so an
+    interrupted run and one that is not draw the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: Cosine,
+        plan: RunPlan,
+        num_classes: int,
+        seed: int,
+        run_config: dict[str, Any],
+        label_smoothing: float = 0.1,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        if compile:
+            self.model.compile()  # in place: the names of the weights stay
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.plan = plan
+        self.seed = seed
+        self.run_config = run_config
+        self.label_smoothing = label_smoothing
+        self.scheduler: Scheduler | None = None
+        self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
+        self.val_loss = MeanMetric()
+        self.val_top = nn.ModuleDict(
+            {f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro") for k in (1, 5) if k < num_classes}
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizer.build(self.model, self.plan.scale)
+        self.scheduler = self.schedule.build(
+            optimizer, per_epoch=self.plan.per_epoch, total=self.plan.total, scale=self.plan.scale
+        )
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # The rate is a function of the update alone: nothing to save, nothing to restore.
+        assert self.scheduler is not None
+        self.scheduler.step_update(self.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        seed_at(self.seed, "update", *batch.position, self.global_rank)
+        logits = self.model(batch.images)
+        loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss.detach())
+        self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
+        if batch.targets.ndim == 1:  # under mixup there is no label to compare with
+            self.train_top1(logits, batch.targets)
+            self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        logits = self.model(batch.images).float()
+        self.val_loss(F.cross_entropy(logits, batch.targets), weight=len(batch.targets))
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
+        for name, metric in self.val_top.items():
+            metric(logits, batch.targets)
+            self.log(f"val/{name}", cast(MulticlassAccuracy, metric), on_step=False, on_epoch=True)
+        return {"logits": logits}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["iwin"] = {"version": iwin.__version__, "config": self.run_config}

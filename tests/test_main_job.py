@@ -1,0 +1,204 @@
+"""The main job end to end on the embedded digits: train, evaluate, resume, and the same again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from PIL import Image
+
+from iwin.app import main
+from iwin.train.metrics_csv import read_metrics
+
+CHECKOUT = Path(__file__).parents[1]
+SHORT = ("trainer.max_epochs=2", "data.num_workers=0", "trainer.log_every_n_steps=1")
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process in the middle."""
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Run train or eval in this process; returns what it printed."""
+
+    def call(name: str, *args: str) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
+        main(name)
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def train(program, tmp_path: Path):
+    """Train below tmp_path/<where>; returns the run's folder, and keeps what was printed."""
+
+    def call(*args: str, where: str = "runs", which: int = 1) -> Path:
+        call.printed = program("train", f"paths.runs_dir={tmp_path / where}", *SHORT, *args)
+        (folder,) = [f for f in (tmp_path / where).iterdir() if (f.name.count("-") == 3) == (which > 1)]
+        return folder
+
+    return call
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "metrics.csv").open()))
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_what_it_promises_and_evaluates_to_the_same_digits(train, program) -> None:
+    folder = train()
+    names = {file.name for file in folder.iterdir()}
+    assert {"config.yaml", "metrics.csv", "curves.png", "checkpoints", "provenance.json", "result.json"} <= names
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert folder.name.startswith("iwin_micro-digits-")
+    (start,) = json.loads((folder / "provenance.json").read_text())["starts"]
+    assert start["seed"] == 0
+    assert start["data"]["train"]["samples"] == 1438
+    assert sum(shard["samples"] for shard in start["data"]["val"]["shards"]) == 359
+    assert {"torch", "lightning", "timm"} <= start["versions"].keys()
+    assert set(start["code"]) == {"commit", "dirty"}
+
+    table = read_metrics(folder / "metrics.csv")
+    assert "train/top1" not in table, "training accuracy under mixup means nothing"
+    validated = [row for row in rows(folder) if row["val/top1"]]
+    best = max(validated, key=lambda row: (float(row["val/top1"]), -int(row["epoch"])))
+    printed = program("eval", f"checkpoint={folder}")
+    report = json.loads((folder / "eval" / "best" / "eval.json").read_text())
+    for name in ("val/top1", "val/top5", "val/loss"):
+        assert report["metrics"][name] == float(best[name]), name
+        assert repr(float(best[name])) in printed
+    assert report["images"] == 359
+    assert len(report["wrong"]) == round(359 * (1 - float(best["val/top1"])))
+    for picture in ("confusion.png", "misclassified.png"):
+        Image.open(folder / "eval" / "best" / picture).verify()
+    program("eval", f"checkpoint={folder}/checkpoints/last.ckpt")
+    assert (folder / "eval" / "last" / "eval.json").is_file()
+    program("eval", f"checkpoint={folder}", "data.eval_batch_size=50")
+    again = json.loads((folder / "eval" / "best-2" / "eval.json").read_text())
+    assert again["metrics"]["val/top1"] == report["metrics"]["val/top1"]
+
+
+def test_the_same_command_gives_the_same_bits_and_never_writes_over_a_run(train) -> None:
+    first = train(where="a")
+    second = train(where="b")
+    assert_same_run(first, second)
+    before = {file: file.stat().st_mtime_ns for file in first.rglob("*") if file.is_file()}
+    numbered = train(where="a", which=2)
+    assert numbered.name == f"{first.name}-2"
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert_same_run(first, numbered)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers: int) -> None:
+    args = (f"data.num_workers={workers}", "trainer.max_epochs=3")
+    whole = train(*args, where="whole")
+    epoch_start = lightning.LightningModule.on_train_epoch_start
+
+    def dies(self: lightning.LightningModule) -> None:
+        if self.current_epoch == 2:
+            raise Killed
+        epoch_start(self)
+
+    monkeypatch.setattr("iwin.train.task.ClassificationTask.on_train_epoch_start", dies)
+    with pytest.raises(SystemExit):
+        train(*args, where="cut")
+    monkeypatch.undo()
+    resumed = train(*args, where="cut")
+    assert "going on from checkpoints/last.ckpt" in " ".join(train.printed.split())
+    assert len(json.loads((resumed / "provenance.json").read_text())["starts"]) == 2
+    assert_same_run(whole, resumed)
+
+
+def test_a_run_in_use_is_left_alone(train, tmp_path: Path) -> None:
+    from iwin.train.run_folder import RunFolder
+
+    folder = train(where="a")
+    config = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["iwin"]["config"]
+    with RunFolder.take(tmp_path / "held", config, rank=0) as held:
+        held.config_file.write_text("begun")
+        os.environ.pop("IWIN_RUN_FOLDER")  # as another process would see it
+        with RunFolder.take(tmp_path / "held", config, rank=0) as other:
+            assert other.path.name == f"{held.path.name}-2"
+        assert not other.path.exists(), "a folder in which nothing began goes again"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "iwin_t",
+        "swin_t",
+        pytest.param("iwin_s", marks=pytest.mark.slow),
+        pytest.param("iwin_b", marks=pytest.mark.slow),
+    ],
+)
+def test_the_sizes_of_the_zoo_take_a_few_steps(program, tmp_path: Path, model: str) -> None:
+    printed = program("train", "debug=smoke", f"model={model}", "data=digits", f"paths.runs_dir={tmp_path}")
+    assert "update 2/2" in printed
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(train, program, capsys) -> None:
+    folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st")
+    with pytest.raises(SystemExit):
+        program("eval", f"checkpoint={folder}", "model=swin_micro")
+    message = capsys.readouterr().err
+    assert "does not fit this model" in message
+    assert "attn.positions.relative.table is missing" in message
+
+
+def test_an_own_folder_of_images_trains(program, tmp_path: Path) -> None:
+    for name, shade in (("dark", 30), ("light", 220)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (40 + i, 36), (shade + i, shade, shade)).save(tmp_path / "images" / name / f"{i}.png")
+    printed = program(
+        "train",
+        *("data=folder", f"data.root={tmp_path}/images", "data.val_fraction=0.2", f"paths.runs_dir={tmp_path}/runs"),
+        *("data.image_size=32", "data.batch_size=4", "data.num_workers=0", "schedule.warmup=0st"),
+        *("trainer.max_epochs=1", "trainer.precision=32-true"),
+    )
+    assert "2 classes" in printed
+    assert "top-5" not in printed, "two classes have no top-5"
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_other_loggers_write_beside_the_csv(train, monkeypatch, logger: str) -> None:
+    pytest.importorskip(logger)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = train(f"logger={logger}", "trainer.limit_train_batches=2", "schedule.warmup=0st")
+    assert (folder / "metrics.csv").is_file()
+    assert list((folder / logger).rglob("*events*" if logger == "tensorboard" else "*.wandb"))
+
+
+def test_the_script_runs_as_a_user_starts_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "train.py", "debug=smoke", f"paths.runs_dir={tmp_path}", "data.image_size=32"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Results" in done.stdout
+    assert "Warning" not in done.stderr
+    assert not done.stderr.strip(), done.stderr
