@@ -37,7 +37,7 @@ class WindowTransformer(Backbone):
         maps = []
         for index, stage in enumerate(self.layers if not stop_early else self.layers[: last + 1]):
             features, x = stage(x)
-            at_end = index == len(self.layers) - 1
+            at_end = index == len(self.plan) - 1
             if at_end:
                 x = self.norm(x)
             if index in take:
@@ -51,6 +51,7 @@ class WindowTransformer(Backbone):
         """Drop what the stages `indices` do not need; returns them as a list."""
         take, last = feature_take_indices(len(self.layers), indices)
         self.layers = self.layers[: last + 1]
+        self.stages[last].downsample = None
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:

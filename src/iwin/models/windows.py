@@ -86,7 +86,7 @@ def split_windows(x: Tensor, splits: Sequence[Split]) -> Tensor:
     view, windows, tokens = _layout(axes, splits)
     x = x.reshape(x.shape[0], *view[1:], x.shape[-1])
     x = x.permute(0, *windows, *tokens, len(view))
-    return x.reshape(-1, math.prod(view[t] for t in tokens), x.shape[-1])
+    return x.reshape(-1, math.prod([view[t] for t in tokens]), x.shape[-1])
 
 
 def merge_windows(x: Tensor, splits: Sequence[Split], axes: Sequence[int]) -> Tensor:
