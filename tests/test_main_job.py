@@ -108,6 +108,12 @@ def test_the_same_command_gives_the_same_bits_and_never_writes_over_a_run(train)
     assert_same_run(first, numbered)
 
 
+def test_last_is_the_last_also_where_it_is_not_the_best(train) -> None:
+    folder = train("callbacks.best.mode=min")  # the worst epoch, which is the first
+    assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 44
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers: int) -> None:
     args = (f"data.num_workers={workers}", "trainer.max_epochs=3")

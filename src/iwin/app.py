@@ -24,12 +24,14 @@ from iwin.errors import UserError, near_names
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
 EXIT_USER_ERROR = 2
 # Lightning's warnings that say nothing to our users: its own use of torch; a folder that a run goes on in,
-# which is announced; epochs shorter than the logging interval; the number of workers, which is configured.
+# which is announced; epochs shorter than the logging interval; the number of workers, which is configured;
+# under DDP the strides of depthwise kernels, a few KB that are copied once more.
 QUIET = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Checkpoint directory .* exists and is not empty",
     r"The number of training batches .* is smaller than the logging interval",
     r"The '\w+_dataloader' does not have many workers",
+    r"Grad strides do not match bucket view strides",
 )
 
 
@@ -62,7 +64,8 @@ def main(program: str) -> None:
         restore()  # for the processes that a run starts
         import lightning  # noqa: F401  (sets the level of its logger at import)
 
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the run's table says what it would
+        for name in ("lightning.pytorch", "lightning.fabric"):  # the run's table says what they would
+            logging.getLogger(name).setLevel(logging.WARNING)
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         try:

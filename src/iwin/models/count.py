@@ -25,8 +25,12 @@ class Counts(NamedTuple):
 def count(build: Callable[[], nn.Module], img_size: tuple[int, int], in_chans: int = 3) -> Counts:
     """The counts of the model that `build` makes, for an image of (height, width) pixels."""
     with torch.device("meta"):
-        model = build().eval()
-        image = torch.empty(1, in_chans, *img_size)
+        model = build()
+    return count_model(model, img_size, in_chans)
+
+
+def count_model(model: nn.Module, img_size: tuple[int, int], in_chans: int = 3) -> Counts:
+    """The counts of a model that is on the meta device already."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
+        model.eval()(torch.empty(1, in_chans, *img_size, device="meta"))
     return Counts(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)

@@ -55,6 +55,12 @@ class Absolute(nn.Module):
         grid = F.interpolate(table.permute(0, 3, 1, 2), size=tuple(size), mode="bicubic", align_corners=False)
         return grid.permute(0, 2, 3, 1)
 
+    def fitted(self, table: Tensor) -> Tensor:
+        """Another model's table for this one's map. ValueError where it is no (1, H, W, C)."""
+        if table.ndim != 4 or table.shape[0] != 1:
+            raise ValueError(f"a table of shape {tuple(table.shape)} is no (1, H, W, C)")
+        return self.resized(table, self.table.shape[1:3])
+
     def set_size(self, size: tuple[int, int]) -> None:
         self.table = nn.Parameter(self.resized(self.table.detach(), size))
 
@@ -92,6 +98,13 @@ class RelativeTable(nn.Module):
         side = math.isqrt(table.shape[0])
         grid = resize_grid(table.view(side, side, -1), (2 * window - 1, 2 * window - 1))
         return grid.reshape(-1, table.shape[1]).contiguous()
+
+    def fitted(self, table: Tensor) -> Tensor:
+        """Another model's table for this one's window. ValueError where it is no ((2M - 1)^2, h)."""
+        side = math.isqrt(table.shape[0])
+        if table.ndim != 2 or side * side != table.shape[0] or side % 2 == 0:
+            raise ValueError(f"a table of shape {tuple(table.shape)} is no ((2M - 1)^2, heads)")
+        return self.resized(table, self.window)
 
     def set_spec(self, spec: BlockSpec) -> None:
         self.table = nn.Parameter(self.resized(self.table.detach(), spec.window))
