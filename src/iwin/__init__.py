@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from iwin.models.protocol import WindowTransformer
 from iwin.models.zoo import create_model
+from iwin.weights.load import load_pretrained
+from iwin.weights.report import LoadReport
 
 __version__ = "0.1.0"
-__all__ = ["WindowTransformer", "create_model"]
+__all__ = ["LoadReport", "WindowTransformer", "create_model", "load_pretrained"]

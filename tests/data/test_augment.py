@@ -109,6 +109,21 @@ def test_a_shift_moves_by_at_most_its_share() -> None:
     assert max(rows) == 12 == max(columns)
 
 
+def test_a_slant_moves_rows_and_keeps_their_order() -> None:
+    transform = TrainTransform((21, 21), recipe("none", shear=20.0), (0, 0, 0))
+    line = np.zeros((21, 21, 3), np.uint8)
+    line[:, 10] = 255
+    found = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        pixels = transform(Image.fromarray(line))[0].float()
+        assert (pixels.sum(1) > 0).all(), "every row keeps its part of the line"
+        found.add(int(pixels[0].argmax()) - int(pixels[20].argmax()))
+    assert min(found) < -2
+    assert max(found) > 2
+    assert max(map(abs, found)) <= 8  # 20 rows x tan(20 degrees) = 7.3
+
+
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"augment.auto_augment is 'random'"):
         TrainTransform((8, 8), recipe("deit", auto_augment="random"), MEAN)
@@ -138,6 +153,7 @@ def test_unknown_and_missing_keys_are_refused() -> None:
         {"ratio": [0, 1]},
         {"hflip": 1.5},
         {"rotate": -1},
+        {"shear": -1},
         {"translate": 2},
         {"interpolation": "bicubics"},
         {"eval_resize": 0},

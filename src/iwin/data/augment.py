@@ -70,9 +70,15 @@ class TrainTransform:
             )
         if recipe.hflip:
             steps.append(transforms.RandomHorizontalFlip(recipe.hflip))
-        if recipe.rotate or recipe.translate:
-            shift = (recipe.translate, recipe.translate)
-            steps.append(transforms.RandomAffine(recipe.rotate, shift, interpolation=_affine(interpolation), fill=fill))
+        if recipe.rotate or recipe.translate or recipe.shear:
+            affine = transforms.RandomAffine(
+                recipe.rotate,
+                (recipe.translate, recipe.translate),
+                shear=recipe.shear or None,
+                interpolation=_affine(interpolation),
+                fill=fill,
+            )
+            steps.append(affine)
         if recipe.auto_augment:
             steps.append(_policy(recipe.auto_augment, image_size, fill, recipe.interpolation))
         # As in timm, a policy takes the place of colour jitter, except the "3a" ones, which leave colours alone.

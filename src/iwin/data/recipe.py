@@ -19,7 +19,8 @@ class Recipe:
     On each image, in a worker:
         scale, ratio: ranges of the random crop's area and aspect ratio; scale null resizes as in evaluation.
         hflip: probability of a horizontal flip.
-        rotate, translate: largest angle in degrees and largest shift as a fraction of the side; 0 for none.
+        rotate, translate, shear: largest angle in degrees, largest shift as a fraction of the side, largest angle
+            by which rows slide against each other, in degrees; 0 for none.
         color_jitter: strength for brightness, contrast and saturation; 0 for none.
         auto_augment: a policy in timm's notation, or null.
         interpolation: of every resize, in training and evaluation.
@@ -36,6 +37,7 @@ class Recipe:
     hflip: float
     rotate: float
     translate: float
+    shear: float
     color_jitter: float
     auto_augment: str | None
     interpolation: str
@@ -76,7 +78,7 @@ class Recipe:
         for name in ("hflip", "erase_prob", "mixup_prob", "switch_prob", "translate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"augment.{name} is {getattr(self, name)}: it must be from 0 to 1.")
-        for name in ("rotate", "color_jitter", "mixup", "cutmix"):
+        for name in ("rotate", "shear", "color_jitter", "mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"augment.{name} is {getattr(self, name)}: it must be 0 or more.")
         if not 0 < self.eval_resize <= 1:

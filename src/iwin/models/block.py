@@ -76,11 +76,17 @@ class Block(nn.Module):
         return x + self.drop_path(self.attn(normed) + self.local(normed))
 
     def check_spec(self, spec: BlockSpec) -> None:
-        """ConfigError where `spec` has no place for a local mixer that stands here."""
+        """ConfigError where `spec` has no place for a local mixer that stands here, or one in S2 would appear."""
         if self.local is not None and spec.kernel is None:
             raise ConfigError(
                 f"at this input size the attention of stage {spec.stage} covers the map, and such a stage has no local "
                 f"mixer; setting it would drop one with weights. Build a new model for that size instead."
+            )
+        appears = self.local is None and spec.kernel is not None and self.local_config is not None
+        if appears and self.structure == "S2" and self.attn is not None:
+            raise ConfigError(
+                f"at this input size stage {spec.stage} gets a local mixer, which in structure S2 brings a residual of "
+                f"its own: even at zero it would change the function. Build a new model for that size instead."
             )
 
     def set_spec(self, spec: BlockSpec) -> None:

@@ -19,10 +19,11 @@ from iwin.batch import Batch
 from iwin.errors import ConfigError
 from iwin.runtime import provenance
 from iwin.train.checks import check_trainer
-from iwin.train.fit import build_data, build_model, build_trainer, plain_config
+from iwin.train.fit import build_data, build_model, build_trainer, plain_config, share_cores
 from iwin.train.plots import confusion, contact_sheet
 from iwin.train.run_plan import RunPlan
-from iwin.weights.load import load_strictly, read_run_checkpoint
+from iwin.weights.load import load_pretrained
+from iwin.weights.read import Weights, read_run_checkpoint
 
 EVALUATED = ("val",)
 PARTS = ("mixer", "position", "downsample")
@@ -73,13 +74,15 @@ def saved_config(saved: dict[str, Any], cfg: DictConfig, overrides: list[str]) -
 
     A chosen group replaces the saved one as a whole; a key replaces that key.
     """
-    config = OmegaConf.create(saved)
+    config = OmegaConf.create({**saved, "init": {}})  # the weights are the checkpoint's, whatever they began from
     OmegaConf.set_struct(config, True)
     given = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         if key == "checkpoint":
             continue
+        if key.split(".")[0] == "init":
+            raise ConfigError(f"{key}= and checkpoint= both name weights: give one of them")
         value = OmegaConf.select(given, key)
         with open_dict(config):
             OmegaConf.update(config, f"model.{key}" if key in PARTS else key, value, merge=False)
@@ -87,23 +90,33 @@ def saved_config(saved: dict[str, Any], cfg: DictConfig, overrides: list[str]) -
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Validate the checkpoint that `cfg.checkpoint` names, and write eval.json and pictures beside it."""
+    """Validate a run's checkpoint, or a model with the weights that `init` names; write the results beside the file."""
     console = Console()
-    if cfg.checkpoint is None:
-        raise ConfigError("checkpoint= is needed: a run folder, or a checkpoint file of one")
-    path = find_checkpoint(cfg.checkpoint)
-    checkpoint = read_run_checkpoint(path)
-    cfg = saved_config(checkpoint["iwin"]["config"], cfg, list(HydraConfig.get().overrides.task))
+    overrides = list(HydraConfig.get().overrides.task)
+    weights: Weights | None = None
+    if cfg.checkpoint is not None:
+        path = find_checkpoint(cfg.checkpoint)
+        weights = read_run_checkpoint(path)
+        assert weights.run_config is not None
+        cfg = saved_config(weights.run_config, cfg, overrides)
+    elif not cfg.init:
+        raise ConfigError(
+            "checkpoint= is needed: a run folder, or a checkpoint file of one. For other weights choose their model: "
+            "model=NAME init=checkpoint init.path=FILE"
+        )
     cfg.trainer.devices = 1
     cfg.trainer.num_nodes = 1
     check_trainer(plain_config(cfg.trainer))
     data = build_data(cfg, EVALUATED)
     model = build_model(cfg)
-    weights = {n.removeprefix("model."): w for n, w in checkpoint["state_dict"].items() if n.startswith("model.")}
-    load_strictly(model, weights, str(path))
+    if weights is None:
+        path = Path(cfg.init.path).absolute()
+    else:
+        console.print(str(load_pretrained(model, weights)), highlight=False, markup=False, soft_wrap=True)
 
     predictions = Predictions()
     trainer = build_trainer(cfg, callbacks=[predictions, instantiate(cfg.callbacks.progress)], logger=False)
+    share_cores(trainer, cfg.data.num_workers)  # as in training: sums in another order are other last digits
     task = instantiate(cfg.task, _partial_=True)(
         model=model,
         optimizer=instantiate(cfg.optimizer, _convert_="all"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from pathlib import Path
@@ -14,13 +15,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from iwin.errors import ConfigError
+from iwin.errors import ConfigError, near_names
 from iwin.runtime import seed_at
 from iwin.train.callbacks.resumed_log import ResumedLog
 from iwin.train.checks import check_image_size, check_trainer
 from iwin.train.run_folder import RunFolder
 from iwin.train.run_plan import RunPlan
 from iwin.train.summary import print_summary
+from iwin.weights.load import load_pretrained
+from iwin.weights.report import LoadReport
 
 
 def global_rank() -> int:
@@ -52,7 +55,22 @@ def build_model(cfg: DictConfig) -> torch.nn.Module:
     seed_at(cfg.seed, "weights")
     model = instantiate(cfg.model, _recursive_=False, _convert_="all")
     check_image_size(model, plain_config(cfg.data)["image_size"])
+    init = plain_config(cfg.init)
+    if init:
+        report = load_init(model, init)
+        Console(quiet=global_rank() != 0).print(f"{report}\n", highlight=False, markup=False, soft_wrap=True)
     return model
+
+
+def load_init(model: torch.nn.Module, init: dict[str, Any]) -> LoadReport:
+    """The weights that the `init` configuration names. ConfigError for a key that loading does not have."""
+    keys = ["path", *list(inspect.signature(load_pretrained).parameters)[2:]]
+    for key in init:
+        if key not in keys:
+            raise ConfigError(f"there is no key init.{key}; {near_names(key, keys)}")
+    if init.get("path") is None:
+        raise ConfigError("init.path is needed: a file with weights (init=checkpoint init.path=FILE)")
+    return load_pretrained(model, init["path"], **{key: value for key, value in init.items() if key != "path"})
 
 
 def build_trainer(cfg: DictConfig, **keys: Any) -> lightning.Trainer:
@@ -64,6 +82,16 @@ def build_trainer(cfg: DictConfig, **keys: Any) -> lightning.Trainer:
         if not isinstance(cause, MisconfigurationException):
             raise
         raise ConfigError(f"the trainer cannot be set up: {cause}") from error
+
+
+def share_cores(trainer: lightning.Trainer, workers: int) -> None:
+    """On a CPU, leave each data worker a core: more busy threads than cores cost more than they bring.
+
+    OMP_NUM_THREADS, where it is set, is left as it is.
+    """
+    if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) // trainer.num_devices
+        torch.set_num_threads(max(1, cores - workers))
 
 
 def plan_run(trainer: lightning.Trainer, data: Any) -> RunPlan:
@@ -83,13 +111,14 @@ def fit(cfg: DictConfig) -> None:
     model = build_model(cfg)
     config = plain_config(cfg)
     with RunFolder.take(Path(cfg.paths.runs_dir), config, global_rank()) as folder:
-        callbacks = [instantiate(node, **_placed(name, folder)) for name, node in cfg.callbacks.items() if node]
+        callbacks = {name: instantiate(node, **_placed(name, folder)) for name, node in cfg.callbacks.items() if node}
         trainer = build_trainer(
             cfg,
-            callbacks=[*callbacks, ResumedLog()],
+            callbacks=[*callbacks.values(), ResumedLog()],
             logger=[instantiate(node, folder=folder.path) for node in cfg.logger.values() if node],
             default_root_dir=folder.path,
         )
+        share_cores(trainer, cfg.data.num_workers)
         plan = plan_run(trainer, data)
         schedule.warmup_updates(per_epoch=plan.per_epoch, total=plan.total)
         task = instantiate(cfg.task, _partial_=True)(
@@ -114,20 +143,20 @@ def fit(cfg: DictConfig) -> None:
         started = time.monotonic()
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
         if trainer.is_global_zero:
-            result = _result(trainer, time.monotonic() - started)
+            result = _result(trainer, callbacks["best"].best_model_score, time.monotonic() - started)
             folder.write_result(result)
             _print_result(console, folder, result)
 
 
 def _placed(name: str, folder: RunFolder) -> dict[str, Any]:
     """Where in the run folder a callback writes."""
-    return {"checkpoint": {"dirpath": folder.checkpoints}, "curves": {"folder": folder.path}}.get(name, {})
+    checkpoints = {"dirpath": folder.checkpoints}
+    return {"best": checkpoints, "last": checkpoints, "curves": {"folder": folder.path}}.get(name, {})
 
 
-def _result(trainer: lightning.Trainer, seconds: float) -> dict[str, Any]:
+def _result(trainer: lightning.Trainer, best: torch.Tensor | None, seconds: float) -> dict[str, Any]:
     """The numbers of the last validation, the best top-1, and how long this start took."""
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    best = getattr(trainer.checkpoint_callback, "best_model_score", None)
     return {
         "last": metrics,
         "best_top1": None if best is None else float(best),

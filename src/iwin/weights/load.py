@@ -1,46 +1,61 @@
-"""Reading checkpoints safely and loading them strictly."""
+"""Weights into a model, strictly: every entry is loaded, or its absence is explained, or it is an error."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from iwin.errors import WeightsError, near_names
+from iwin.errors import ConfigError, near_names
+from iwin.weights.match import Match
+from iwin.weights.read import Weights, read_weights
+from iwin.weights.report import LoadReport
+
+HEADS = ("keep", "reset", "map_22k_to_1k")
 
 
-def read_run_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that a run of ours wrote, on the CPU; tensors and plain data only, nothing is executed.
+def load_pretrained(
+    model: nn.Module,
+    path_or_state_dict: str | Path | Mapping[str, Any] | Weights,
+    *,
+    head: str = "keep",
+    allow_missing: Sequence[str] = (),
+    allow_unused: Sequence[str] = (),
+    allow_config: Sequence[str] = (),
+) -> LoadReport:
+    """Load released Swin or Iwin weights, timm's Swin, safetensors, or a checkpoint of ours into `model`.
 
-    WeightsError where there is no such file, where it is damaged, or no checkpoint of a run.
+    The source's kind and naming are found by its content. Nothing in a file is executed. Position tables
+    of another size are resized; local mixers that appear at a larger image start at zero, so that the
+    model begins as the function that was loaded. A model that is not ours takes weights by its own names.
+
+    head: `keep` wants a head of equal size; `reset` leaves the model's as it is; `map_22k_to_1k` takes the
+        rows of the 1000 classes from a head of 21841.
+    allow_missing: patterns (fnmatch) of the model's names that may keep their values.
+    allow_unused: patterns of the source's names that may be left out.
+    allow_config: patterns of configuration keys (`num_heads`, `mixer.*`) in which weights that carry their
+        configuration may differ from the model; `pad_attention` also for those that do not.
+
+    WeightsError, and the model as it was, for a file that cannot be read, entries that are missing,
+    unknown, of another shape or not finite, configurations that differ in function, released weights in a
+    model that pads and hides the padding (model.pad_attention), and patterns that match nothing.
+    ConfigError for an unknown `head`.
     """
-    if not path.is_file():
-        raise WeightsError(f"there is no checkpoint {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or "iwin" not in checkpoint or "state_dict" not in checkpoint:
-        raise WeightsError(f"{path} is no checkpoint of a run: it does not hold the weights and configuration of one")
-    return checkpoint
-
-
-def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Load `weights` under the model's own names. WeightsError naming what is missing, unknown or of another shape."""
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is unknown; {near_names(name, own)}" for name in weights if name not in own]
-    problems += [
-        f"{name} is {tuple(weights[name].shape)}, the model has {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise WeightsError(f"{source} does not fit this model:\n  " + "\n  ".join(problems[:5]) + more)
-    model.load_state_dict(dict(weights))
+    if head not in HEADS:
+        raise ConfigError(f"init.head={head}: {near_names(head, HEADS)}")
+    weights = path_or_state_dict if isinstance(path_or_state_dict, Weights) else read_weights(path_or_state_dict)
+    allowed = {"allow_missing": allow_missing, "allow_unused": allow_unused, "allow_config": allow_config}
+    for key, patterns in allowed.items():
+        if isinstance(patterns, str):
+            raise ConfigError(f"init.{key} must be a list of patterns, got the text {patterns!r}")
+    match = Match(model, weights, {key: tuple(patterns) for key, patterns in allowed.items()})
+    match.compare_configurations()
+    match.arrange_head(head)
+    match.fit()
+    match.explain_missing()
+    match.explain_unused()
+    match.raise_problems()
+    model.load_state_dict(match.values)
+    return match.report()
