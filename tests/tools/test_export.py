@@ -44,7 +44,7 @@ def test_export_is_checked_and_leaves_one_file(checkpoint: Path, format: str, ca
 def test_an_export_that_differs_is_an_error_and_leaves_nothing(checkpoint: Path, monkeypatch) -> None:
     monkeypatch.setattr(export, "_difference", lambda *_: 0.5)
     before = set(checkpoint.parent.iterdir())
-    with pytest.raises(RuntimeError, match="differs from the model by 5.0e-01"):
+    with pytest.raises(RuntimeError, match=r"differs from the model by 5\.0e-01"):
         export.export(str(checkpoint), "torch_export")
     assert set(checkpoint.parent.iterdir()) == before
 

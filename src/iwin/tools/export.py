@@ -98,9 +98,7 @@ def _difference(model: WindowTransformer, run: Callable[[Tensor], Tensor], batch
 
 
 def _torch_export(model: WindowTransformer, path: Path) -> Callable[[Tensor], Tensor]:
-    program = torch.export.export(
-        model, (_example(model, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
-    )
+    program = torch.export.export(model, (_example(model, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     with path.open("wb") as file:
         torch.export.save(program, file)
     with path.open("rb") as file:
