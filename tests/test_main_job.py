@@ -18,7 +18,12 @@ from iwin.app import main
 from iwin.train.metrics_csv import read_metrics
 
 CHECKOUT = Path(__file__).parents[1]
-SHORT = ("trainer.max_epochs=2", "data.num_workers=0", "trainer.log_every_n_steps=1")
+SHORT = (
+    "trainer.max_epochs=2",
+    "trainer.check_val_every_n_epoch=1",
+    "data.num_workers=0",
+    "trainer.log_every_n_steps=1",
+)
 
 
 class Killed(Exception):
@@ -104,6 +109,7 @@ def test_the_same_command_gives_the_same_bits_and_never_writes_over_a_run(train)
     before = {file: file.stat().st_mtime_ns for file in first.rglob("*") if file.is_file()}
     numbered = train(where="a", which=2)
     assert numbered.name == f"{first.name}-2"
+    assert f"has ended, or is running, in {first.name}" in " ".join(train.printed.split())
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert_same_run(first, numbered)
 
@@ -133,6 +139,28 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers
     assert "going on from checkpoints/last.ckpt" in " ".join(train.printed.split())
     assert len(json.loads((resumed / "provenance.json").read_text())["starts"]) == 2
     assert_same_run(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("model", "losses"),
+    [
+        ("iwin_micro", [2.289175271987915, 2.3078787326812744, 2.345444679260254, 1.8070697784423828]),
+        ("swin_micro", [2.336487054824829, 2.347245216369629, 2.302987575531006, 1.9899487495422363]),
+    ],
+)
+def test_the_fixed_seed_loss_is_what_it_was(train, model: str, losses: list[float]) -> None:
+    """A refactor leaves these bits alone; the tolerance is for other processors, which sum in another order."""
+    folder = train(f"model={model}", "trainer.limit_train_batches=3", "schedule.warmup=1st")
+    found = [float(row["train/loss"]) for row in rows(folder) if row["train/loss"]]
+    assert found[:4] == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_main_job_reads_99_percent_of_the_digits(program, tmp_path: Path, seed: int) -> None:
+    program("train", f"paths.runs_dir={tmp_path}", f"seed={seed}")
+    (folder,) = tmp_path.iterdir()
+    assert json.loads((folder / "result.json").read_text())["last"]["val/top1"] >= 0.99
 
 
 def test_a_run_in_use_is_left_alone(train, tmp_path: Path) -> None:

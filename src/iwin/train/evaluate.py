@@ -21,6 +21,7 @@ from iwin.runtime import provenance
 from iwin.train.checks import check_trainer
 from iwin.train.fit import build_data, build_model, build_trainer, plain_config, share_cores
 from iwin.train.plots import confusion, contact_sheet
+from iwin.train.run_folder import shown
 from iwin.train.run_plan import RunPlan
 from iwin.weights.load import load_pretrained
 from iwin.weights.read import Weights, read_run_checkpoint
@@ -126,13 +127,13 @@ def evaluate(cfg: DictConfig) -> None:
         seed=cfg.seed,
         run_config=plain_config(cfg),
     )
-    console.print(f"Evaluating {path}", soft_wrap=True)
+    console.print(f"Evaluating {shown(path)}", soft_wrap=True)
     (metrics,) = trainer.validate(task, datamodule=data, verbose=False)
     folder = _free_folder(path)
     _write(folder, path, metrics, predictions.table(), data, cfg)
     for name, value in metrics.items():
         console.print(f"{name:9s} {value!r}", highlight=False)
-    console.print(f"Results   {folder}", soft_wrap=True)
+    console.print(f"Results   {shown(folder)}", soft_wrap=True)
 
 
 def _free_folder(checkpoint: Path) -> Path:

@@ -19,7 +19,7 @@ from iwin.errors import ConfigError, near_names
 from iwin.runtime import seed_at
 from iwin.train.callbacks.resumed_log import ResumedLog
 from iwin.train.checks import check_image_size, check_trainer
-from iwin.train.run_folder import RunFolder
+from iwin.train.run_folder import RunFolder, folder_name, shown
 from iwin.train.run_plan import RunPlan
 from iwin.train.summary import print_summary
 from iwin.weights.load import load_pretrained
@@ -134,11 +134,15 @@ def fit(cfg: DictConfig) -> None:
         if trainer.is_global_zero:
             folder.write_start(config, cfg.seed, data.describe())
         device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
-        print_summary(console, config=config, model=model, data=data, plan=plan, device=device, folder=str(folder.path))
+        print_summary(
+            console, config=config, model=model, data=data, plan=plan, device=device, folder=shown(folder.path)
+        )
         checkpoint = folder.last_checkpoint if folder.resumed else None
         if folder.resumed:
             start = "its beginning" if checkpoint is None else str(checkpoint.relative_to(folder.path))
             console.print(f"This command has an unfinished run in that folder: going on from {start}.\n")
+        elif folder.path.name != folder_name(config):
+            console.print(f"This command has ended, or is running, in {folder_name(config)}: this is a new run.\n")
         seed_at(cfg.seed, "start")
         started = time.monotonic()
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
@@ -173,5 +177,5 @@ def _print_result(console: Console, folder: RunFolder, result: dict[str, Any]) -
             f"\nDone in {result['seconds_since_last_start']:.0f} s: top-1 {100 * last['val/top1']:.2f} % at the end, "
             f"{100 * result['best_top1']:.2f} % at best."
         )
-    console.print(f"Results   {folder.path}", soft_wrap=True)
-    console.print(f"Evaluate  python eval.py checkpoint={folder.path}", soft_wrap=True)
+    console.print(f"Results   {shown(folder.path)}", soft_wrap=True)
+    console.print(f"Evaluate  python eval.py checkpoint={shown(folder.path)}", soft_wrap=True)

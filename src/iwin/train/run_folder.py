@@ -22,6 +22,12 @@ NOT_IDENTITY = {"paths", "logger", "callbacks", "hydra", "sweep", "local"}
 RUN_FOLDER_VARIABLE = "IWIN_RUN_FOLDER"
 
 
+def shown(path: Path) -> str:
+    """A path as people read it: from the current folder where it is below that, else whole."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def identity(config: dict[str, Any]) -> str:
     """The hash that a run's folder carries: of all that decides what it computes."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
