@@ -93,7 +93,7 @@ def test_evaluation_refuses_what_is_no_checkpoint(run, tmp_path: Path) -> None:
     assert "checkpoint=" in run("eval")
     assert "no such file" in run("eval", f"checkpoint={tmp_path}/absent.ckpt")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    assert "cannot be read as a checkpoint" in run("eval", f"checkpoint={tmp_path}/text.ckpt")
+    assert "cannot be read as weights" in run("eval", f"checkpoint={tmp_path}/text.ckpt")
     (tmp_path / "folder").mkdir()
     assert "best.ckpt" in run("eval", f"checkpoint={tmp_path}/folder")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "other.ckpt")
