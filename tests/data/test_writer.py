@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import webdataset
 from tiny_images import square
 
 from iwin.data.manifest import read_manifest
@@ -105,4 +106,11 @@ def test_long_keys_survive(tmp_path: Path) -> None:
     root = write(tmp_path / "set", [Sample(key, square(1), "png", 0)])
     assert ShardDataset(root, "*.tar", None, None).key(0) == f"train-00000.tar:{key}"
     with tarfile.open(root / "train-00000.tar") as tar:
-        assert tar.getnames() == [f"{key}.png", f"{key}.cls"]
+        assert tar.getnames() == [f"{key}.cls", f"{key}.png"]
+
+
+def test_webdataset_reads_what_is_written(tmp_path: Path) -> None:
+    samples = [Sample(f"dir/key-{i}", square(i), "png", i % 2) for i in range(5)]
+    root = write(tmp_path / "set", samples)
+    found = list(webdataset.WebDataset(str(root / "train-00000.tar"), shardshuffle=False))
+    assert [(s["__key__"], s["png"], int(s["cls"])) for s in found] == [(s.key, s.image, s.label) for s in samples]
