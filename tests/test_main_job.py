@@ -109,7 +109,7 @@ def test_the_same_command_gives_the_same_bits_and_never_writes_over_a_run(train)
     before = {file: file.stat().st_mtime_ns for file in first.rglob("*") if file.is_file()}
     numbered = train(where="a", which=2)
     assert numbered.name == f"{first.name}-2"
-    assert f"has ended, or is running, in {first.name}" in " ".join(train.printed.split())
+    assert f"the one in {first.name} has ended" in " ".join(train.printed.split())
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert_same_run(first, numbered)
 
@@ -190,6 +190,32 @@ def test_the_sizes_of_the_zoo_take_a_few_steps(program, tmp_path: Path, model: s
     assert "update 2/2" in printed
 
 
+def test_debug_modes_show_what_they_promise(program, tmp_path: Path) -> None:
+    printed = program("train", "debug=smoke", "data.image_size=32", f"paths.runs_dir={tmp_path / 'smoke'}")
+    assert "val top-1" in printed
+    program("train", "debug=profile", "data.num_workers=0", f"paths.runs_dir={tmp_path / 'profile'}")
+    (profile,) = (tmp_path / "profile").rglob("fit-profile.txt")
+    assert "run_training_batch" in profile.read_text()
+
+
+def test_overrides_of_an_evaluation_reach_what_follows_them(train, program, tmp_path: Path) -> None:
+    folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st", "callbacks.best=null")
+    last = f"checkpoint={folder}/checkpoints/last.ckpt"
+
+    def losses(*args: str) -> float:
+        before = set((folder / "eval").iterdir()) if (folder / "eval").is_dir() else set()
+        program("eval", last, *args)
+        (made,) = set((folder / "eval").iterdir()) - before
+        return json.loads((made / "eval.json").read_text())["metrics"]["val/loss"]
+
+    plain = losses()
+    assert losses("augment.eval_resize=0.5") != plain
+    assert losses("data.image_size=48") != plain
+    assert losses("data.eval_batch_size=64") == pytest.approx(plain, rel=1e-5)
+    with pytest.raises(SystemExit):
+        program("eval", last, "debug=smoke")
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(train, program, capsys) -> None:
     folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st")
     with pytest.raises(SystemExit):
@@ -217,7 +243,8 @@ def test_an_own_folder_of_images_trains(program, tmp_path: Path) -> None:
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
 def test_other_loggers_write_beside_the_csv(train, monkeypatch, logger: str) -> None:
     pytest.importorskip(logger)
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere")
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = train(f"logger={logger}", "trainer.limit_train_batches=2", "schedule.warmup=0st")
     assert (folder / "metrics.csv").is_file()

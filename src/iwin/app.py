@@ -14,7 +14,7 @@ import hydra
 from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -78,10 +78,10 @@ def main(program: str) -> None:
                 from iwin.train.evaluate import evaluate
 
                 evaluate(cfg)
-        except UserError as error:
+        except (UserError, InstantiationException, OmegaConfBaseException) as error:
             if wants_traceback:
                 raise
-            _say(str(error))
+            _say(_explain(error, program))
             sys.exit(EXIT_USER_ERROR)
 
     try:
@@ -104,7 +104,18 @@ def _explain(error: Exception, program: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}; {near_names(name, options(group))}"
+    if isinstance(error, UserError):
+        return str(error)
     text = str(error).strip()
+    if isinstance(error, InstantiationException):  # raised while a part of the configuration was being made
+        cause = error.__cause__
+        place = re.search(r"full_key: (\S+)", text)
+        where = f"{place[1]}: " if place else ""
+        return (
+            str(cause)
+            if isinstance(cause, UserError)
+            else f"{where}{cause or text} ({TRACEBACK_VARIABLE}=1 shows where)"
+        )
     missing = re.search(r"In '[^']*': Could not find '([^']+)/([^'/]+)'", text)
     if missing:
         group, name = missing.groups()

@@ -266,12 +266,12 @@ def test_provenance_is_plain_and_tells_the_shards(digits: Make) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size is 0"),
-        ({"eval_batch_size": 0}, "data.eval_batch_size is 0"),
+        ({"batch_size": 0}, "data.batch_size must be a whole number of at least 1, got 0"),
+        ({"eval_batch_size": 0}, "data.eval_batch_size must be a whole number of at least 1, got 0"),
         ({"image_size": [8, 8, 8]}, "data.image_size"),
         ({"std": [1, 1, 0]}, "data.std"),
         ({"mean": [1, 1]}, "data.mean"),
-        ({"num_workers": -1}, "data.num_workers is -1"),
+        ({"num_workers": -1}, "data.num_workers must be a whole number of at least 0, got -1"),
         ({"format": "shard"}, "data.format is 'shard': did you mean shards"),
         ({"val_fraction": 0.2}, "data.val_fraction is 0.2"),
     ],

@@ -98,7 +98,7 @@ def test_lightning_finds_set_epoch_on_the_sampler_of_the_sampler() -> None:
 @pytest.mark.parametrize(
     ("length", "batch_size", "message"),
     [
-        (100, 0, "data.batch_size is 0"),
+        (100, 0, "data.batch_size must be a whole number of at least 1, got 0"),
         (47, 8, r"48 .*batch_size 8 x 2 .* x 3.*47 .*to 7 or less"),
         (5, 1, "Use fewer"),
     ],
@@ -122,5 +122,5 @@ def test_evaluation_visits_every_sample_exactly_once(length: int, world: int, ba
 
 
 def test_an_eval_batch_size_below_1_is_refused() -> None:
-    with pytest.raises(ConfigError, match="eval_batch_size is 0"):
+    with pytest.raises(ConfigError, match="eval_batch_size must be a whole number of at least 1, got 0"):
         EvalSampler(5, batch_size=0, world=1, rank=0)

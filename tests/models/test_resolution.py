@@ -89,6 +89,19 @@ def test_a_model_for_changing_sizes_pads_as_one_built_for_the_size(model, pad_at
         assert torch.allclose(changing(x), fixed(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("mixer", ["shifted", "window", "interleaved"])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("size", [(33, 47), (40, 56), (48, 48)])
+def test_masked_padding_leaves_every_gradient_finite(mixer: str, dynamic: bool, size: tuple[int, int]) -> None:
+    """Also in a shifted window with a region of padding alone, whose tokens have no real key to see."""
+    torch.manual_seed(0)
+    keys = {**SMALL, "depths": [2, 2, 2, 2], "window_size": 4, "mixer": mixer, "img_size": size, "dynamic": dynamic}
+    model = iwin.create_model("swin_t", **keys)
+    model(torch.randn(2, 3, *size)).square().sum().backward()
+    broken = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    assert not broken
+
+
 def test_another_size_than_built_for_is_an_error() -> None:
     model = iwin.create_model("iwin_micro", num_classes=10)
     with pytest.raises(ValueError, match="built for images of 32 x 32 pixels and got 36 x 32"):

@@ -16,9 +16,9 @@ from iwin.data.dataset import ImageDataset
 from iwin.data.mixup import BatchAugment
 from iwin.data.recipe import Recipe
 from iwin.data.resume import Standing, StandingTracker, align_batches, check_same_order
-from iwin.data.sampler import EvalSampler, TrainSampler, check_batch_size, updates_per_epoch
+from iwin.data.sampler import EvalSampler, TrainSampler, updates_per_epoch
 from iwin.data.source import SPLITS, Source
-from iwin.errors import ConfigError
+from iwin.errors import ConfigError, whole
 
 
 def hand_over(batch: Batch) -> Batch:
@@ -36,7 +36,8 @@ class ImageDataModule(LightningDataModule):
     num_workers: processes that make batches, for each device and each of training and evaluation; 0 makes them
         in the training process. prefetch: batches that each keeps ready. pin_memory: copy through pinned
         memory, where there is an accelerator.
-    augment: the keys of conf/augment, see Recipe. seed: of the run.
+    augment: the keys of conf/augment, see Recipe. seed: of the run. split_seed: of the split by val_fraction, so
+        that runs with other seeds are measured on the same images.
 
     `trainer.use_distributed_sampler` must be false: the samplers here give each rank its share.
 
@@ -68,6 +69,7 @@ class ImageDataModule(LightningDataModule):
         pin_memory: bool,
         augment: Mapping[str, Any],
         seed: int,
+        split_seed: int,
     ) -> None:
         super().__init__()
         self.source = Source(
@@ -79,18 +81,16 @@ class ImageDataModule(LightningDataModule):
             val=val,
             val_fraction=val_fraction,
             num_classes=num_classes,
-            seed=seed,
+            split_seed=split_seed,
         )
         self.image_size = _size(image_size)
         self.mean, self.std = _channels("mean", mean), _channels("std", std)
         if min(self.std) <= 0:
             raise ConfigError(f"data.std is {list(std)}: every value must be above 0.")
-        check_batch_size("batch_size", batch_size)
-        check_batch_size("eval_batch_size", eval_batch_size)
-        if num_workers < 0 or prefetch < 1:
-            raise ConfigError(
-                f"data.num_workers is {num_workers} (0 or more), data.prefetch is {prefetch} (1 or more)."
-            )
+        whole("data.batch_size", batch_size, 1)
+        whole("data.eval_batch_size", eval_batch_size, 1)
+        whole("data.num_workers", num_workers, 0)
+        whole("data.prefetch", prefetch, 1)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
         self.recipe = Recipe.read(augment)

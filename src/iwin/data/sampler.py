@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from iwin.batch import Position
-from iwin.errors import ConfigError
+from iwin.errors import ConfigError, whole
 from iwin.runtime import position_seed
 
 
@@ -36,22 +36,16 @@ def updates_per_epoch(length: int, batch_size: int, world: int, accumulation: in
     Raises:
         ConfigError: a batch size below 1, or not even one global batch.
     """
-    check_batch_size("batch_size", batch_size)
-    whole = batch_size * world * accumulation
-    if whole > length:
+    whole("data.batch_size", batch_size, 1)
+    update = batch_size * world * accumulation
+    if update > length:
         largest = length // (world * accumulation)
         advice = f"Lower data.batch_size to {largest} or less, or use" if largest else "Use"
         raise ConfigError(
-            f"a global batch of {whole} images (data.batch_size {batch_size} x {world} processes x {accumulation} "
+            f"a global batch of {update} images (data.batch_size {batch_size} x {world} processes x {accumulation} "
             f"accumulated) is more than the {length} of the training set. {advice} fewer devices or less accumulation."
         )
-    return length // whole
-
-
-def check_batch_size(key: str, value: int) -> None:
-    """Raise ConfigError where the batch size of the config key `key` is below 1."""
-    if value < 1:
-        raise ConfigError(f"data.{key} is {value}: it must be at least 1.")
+    return length // update
 
 
 class TrainSampler:
@@ -130,7 +124,7 @@ class EvalSampler:
     """
 
     def __init__(self, length: int, *, batch_size: int, world: int, rank: int) -> None:
-        check_batch_size("eval_batch_size", batch_size)
+        whole("data.eval_batch_size", batch_size, 1)
         self.batch_size = batch_size
         self.start = length * rank // world
         self.stop = length * (rank + 1) // world

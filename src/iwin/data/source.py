@@ -26,7 +26,7 @@ class Source:
 
     format "shards": `train` and `val` are globs of indexed tar shards in `root`.
     format "folder": they are the folders in `root` that hold the class folders; with `val_fraction` the class
-        folders lie in `root` itself, and that share of each class, chosen by `seed`, is for validation.
+        folders lie in `root` itself, and that share of each class, chosen by `split_seed`, is for validation.
     root_env: the environment variable that sets `root`, or None; error messages tell it.
     num_classes: or None for what the data set tells.
 
@@ -45,7 +45,7 @@ class Source:
         val: str,
         val_fraction: float | None,
         num_classes: int | None,
-        seed: int,
+        split_seed: int,
     ) -> None:
         if format not in FORMATS:
             raise ConfigError(f"data.format is {format!r}: {near_names(format, FORMATS)}")
@@ -58,7 +58,7 @@ class Source:
         self.format = format
         self.parts = {"train": train, "val": val}
         self.val_fraction = val_fraction
-        self.seed = seed
+        self.split_seed = split_seed
         self._root = root
         self._root_env = root_env
         self._num_classes = num_classes
@@ -130,7 +130,7 @@ class Source:
         if self.val_fraction is None:
             return find_images(self._folder(split), None if split == "train" else self.classes)
         files = self._all_files
-        halves = stratified_split(files.labels, self.val_fraction, self.seed)
+        halves = stratified_split(files.labels, self.val_fraction, self.split_seed)
         return files.select(halves[SPLITS.index(split)])
 
     def _folder(self, split: str) -> Path:

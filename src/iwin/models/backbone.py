@@ -11,7 +11,7 @@ from typing import Any, cast
 from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
-from iwin.errors import ConfigError, near_names
+from iwin.errors import ConfigError, near_names, number, whole
 from iwin.models.block import STRUCTURES, Stage
 from iwin.models.downsample import PatchEmbed
 from iwin.models.spec import PATCH, BlockSpec, image_size, map_sizes, plan_stages
@@ -64,7 +64,16 @@ class Backbone(nn.Module):
         arguments = {key: plain(value) for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
         self.config: dict[str, Any] = arguments
-        self._check(mixer, position, downsample, structure, pad_attention, embed_dim, drop_path_rate)
+        rates = {
+            "drop_rate": drop_rate,
+            "proj_drop_rate": proj_drop_rate,
+            "attn_drop_rate": attn_drop_rate,
+            "drop_path_rate": drop_path_rate,
+        }
+        self._check(mixer, position, structure, pad_attention, rates)
+        whole("in_chans", in_chans, 1)
+        whole("num_classes", num_classes, 0)
+        number("mlp_ratio", mlp_ratio, 0)
         self.img_size = image_size(img_size)
         self.dynamic = dynamic
         self.in_chans = in_chans
@@ -94,7 +103,7 @@ class Backbone(nn.Module):
         first = map_sizes(self.img_size, 1)[0]
         self.positions = nn.ModuleDict({name: build_part(part, embed_dim, first) for name, part in tokens.items()})
         last = max(sum(depths) - 1, 1)
-        rates = iter([drop_path_rate * index / last for index in range(sum(depths))])
+        drop_paths = iter([drop_path_rate * index / last for index in range(sum(depths))])
         self.layers = nn.ModuleList(
             Stage(
                 plan,
@@ -103,7 +112,7 @@ class Backbone(nn.Module):
                 structure=structure,
                 downsample=downsample if plan.stage < len(self.plan) - 1 else None,
                 mlp_ratio=mlp_ratio,
-                drop_path=[next(rates) for _ in range(plan.depth)],
+                drop_path=[next(drop_paths) for _ in range(plan.depth)],
                 norm_eps=norm_eps,
             )
             for plan in self.plan
@@ -120,20 +129,16 @@ class Backbone(nn.Module):
     def _check(
         mixer: Mapping[str, Any],
         position: Mapping[str, Any],
-        downsample: Mapping[str, Any],
         structure: str,
         pad_attention: str,
-        embed_dim: int,
-        drop_path_rate: float,
+        rates: dict[str, float],
     ) -> None:
         if structure not in STRUCTURES:
             raise ConfigError(f"structure {structure!r}: {near_names(structure, STRUCTURES)}")
         if pad_attention not in PAD_ATTENTION:
             raise ConfigError(f"pad_attention {pad_attention!r}: {near_names(pad_attention, PAD_ATTENTION)}")
-        if embed_dim < 1:
-            raise ConfigError(f"embed_dim must be at least 1, got {embed_dim}")
-        if not 0 <= drop_path_rate < 1:
-            raise ConfigError(f"drop_path_rate must be in [0, 1), got {drop_path_rate}")
+        for key, rate in rates.items():
+            number(key, rate, 0, below=1)
         entries = mixer.get("blocks")
         if not entries or any(not set(entry) <= {"attention", "local"} for entry in entries):
             raise ConfigError(f"mixer needs blocks: a list of {{attention, local}}, got {mixer}")

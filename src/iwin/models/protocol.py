@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from iwin.models.backbone import Backbone
 from iwin.models.positions import Absolute
-from iwin.models.spec import image_size, map_sizes, plan_stages
+from iwin.models.spec import PLAN_KEYS, image_size, map_sizes, plan_stages
 
 
 class WindowTransformer(Backbone):
@@ -81,8 +81,7 @@ class WindowTransformer(Backbone):
         config["img_size"] = list(image_size(config["img_size"] if img_size is None else img_size))
         config["window_size"] = config["window_size"] if window_size is None else window_size
         size = image_size(config["img_size"])
-        names = ("window_size", "embed_dim", "depths", "num_heads", "kernel_sizes", "dynamic")
-        plans = plan_stages(img_size=size, **{name: config[name] for name in names})
+        plans = plan_stages(img_size=size, **{key: config[key] for key in PLAN_KEYS})
         for stage, plan in zip(self.stages, plans, strict=True):
             stage.check_plan(plan, self._common)  # before anything is changed
         for position in self.positions.values():

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from iwin.errors import ConfigError
+from iwin.errors import ConfigError, whole
 from iwin.models.windows import padding
 
 PATCH = 4
 PAPER_WINDOWS = {224: 7, 384: 12, 512: 16, 1024: 16}
+# The keys of a model's configuration that decide its stages, besides img_size.
+PLAN_KEYS = ("window_size", "embed_dim", "depths", "num_heads", "kernel_sizes", "dynamic")
 AUTO_WINDOWS = range(7, 17)
 
 
@@ -97,11 +99,9 @@ def resolve_window(window_size: int | str, img_size: tuple[int, int], stages: in
     the largest of equals.
     """
     if window_size != "auto":
-        if not isinstance(window_size, int) or isinstance(window_size, bool):
+        if isinstance(window_size, str):
             raise ConfigError(f"window_size must be a whole number or auto, got {window_size!r}")
-        if window_size < 1:
-            raise ConfigError(f"window_size must be at least 1, got {window_size}")
-        return window_size
+        return whole("window_size", window_size, 1)
     if img_size[0] == img_size[1] and img_size[0] in PAPER_WINDOWS:
         return PAPER_WINDOWS[img_size[0]]
 
@@ -126,16 +126,22 @@ def plan_stages(
     dynamic: bool,
 ) -> list[StagePlan]:
     """The stages of a backbone. ConfigError for numbers that cannot be a model, with the key's name."""
+    for key, values in (("depths", depths), ("num_heads", num_heads)):
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise ConfigError(f"{key} must be a list with a number for each stage, got {values}")
+        for value in values:
+            whole(key, value, 1)
+    whole("embed_dim", embed_dim, 1)
     stages = len(depths)
-    if stages == 0 or any(depth < 1 for depth in depths):
-        raise ConfigError(f"depths must have at least one block in each stage, got {list(depths)}")
+    if stages == 0:
+        raise ConfigError("depths must have at least one stage, got an empty list")
     if len(num_heads) != stages:
         raise ConfigError(f"num_heads must have one number a stage: {stages} by depths, got {list(num_heads)}")
     kernels = list(kernel_sizes) if isinstance(kernel_sizes, Sequence) else [kernel_sizes] * stages
     if len(kernels) != stages:
         raise ConfigError(f"kernel_sizes must be one number or one a stage: {stages} by depths, got {kernels}")
     for kernel in kernels:
-        if kernel is not None and (kernel < 1 or kernel % 2 == 0):
+        if kernel is not None and whole("kernel_sizes", kernel, 1) % 2 == 0:
             raise ConfigError(f"kernel_sizes must be odd numbers or null, got {kernels}")
     window = resolve_window(window_size, img_size, stages)
     plans = []

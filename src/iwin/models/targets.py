@@ -1,8 +1,7 @@
 """Parts named by a plain configuration: {"_target_": "iwin.models.mixers.window.WindowAttention", ...}.
 
 A model's configuration is plain data, so that it can be saved in JSON beside the weights and read back;
-this is where a name in it becomes a class. Only classes of `iwin.models`, and of packages that the user
-added with `allow_parts_from`, are ever imported.
+this is where a name in it becomes a class. Only classes of `iwin.models` are ever imported.
 """
 
 from __future__ import annotations
@@ -14,24 +13,16 @@ from typing import Any
 
 from iwin.errors import ConfigError, near_names
 
-_allowed = ["iwin.models."]
-
-
-def allow_parts_from(prefix: str) -> None:
-    """Let model configurations name classes under `prefix` ("my_lab.mixers."), imported when named."""
-    if not prefix.endswith("."):
-        raise ConfigError(f"the prefix {prefix!r} must end with a dot, so that it names a whole package")
-    if prefix not in _allowed:
-        _allowed.append(prefix)
+ALLOWED = "iwin.models."
 
 
 def part_class(config: Mapping[str, Any]) -> Any:
-    """The class that `config` names. ConfigError outside the allowed packages, or where there is none."""
+    """The class that `config` names. ConfigError outside of `iwin.models`, or where there is none."""
     target = config.get("_target_")
     if not isinstance(target, str):
         raise ConfigError(f"a part needs a _target_, the dotted name of its class; got {dict(config)}")
-    if not target.startswith(tuple(_allowed)):
-        raise ConfigError(f"_target_ {target!r} is outside of the allowed packages: {', '.join(_allowed)}")
+    if not target.startswith(ALLOWED):
+        raise ConfigError(f"_target_ {target!r} is not of {ALLOWED}*: a part of a model must be a class in there")
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from iwin.errors import ConfigError, near_names
 from iwin.models.protocol import WindowTransformer
+from iwin.train.run_folder import find_checkpoint
 from iwin.weights.load import load_pretrained
 from iwin.weights.read import read_weights
 
@@ -64,10 +65,12 @@ def export(checkpoint: str, format: str, out: str | None = None) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"format=onnx needs the package {package}: pip install 'iwin[export]' -c constraints.txt")
-    source = Path(checkpoint)
+    source = find_checkpoint(checkpoint)
     path = Path(out) if out else source.with_suffix(ENDINGS[format])
     if path.exists():
         raise ConfigError(f"{path} exists: give another with out=")
+    if not path.parent.is_dir():
+        raise ConfigError(f"out={path}: there is no folder {path.parent}")
     config = read_weights(source).config
     if config is None:
         raise ConfigError(f"{source} does not carry its configuration: write it with iwin convert first")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from iwin.errors import ConfigError, near_names
+from iwin.errors import ConfigError, near_names, number, whole
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -26,9 +26,25 @@ def check_trainer(trainer: dict[str, Any]) -> None:
     if precision == "bf16-mixed" and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(0)
         raise ConfigError(f"trainer.precision=bf16-mixed: {name} has no bfloat16; set 16-mixed or 32-true")
-    for key in ("max_epochs", "accumulate_grad_batches", "num_nodes"):
-        if not isinstance(trainer[key], int) or trainer[key] < 1:
-            raise ConfigError(f"trainer.{key} must be a whole number of at least 1, got {trainer[key]}")
+    for key in ("max_steps", "max_time", "val_check_interval"):
+        if trainer.get(key) is not None:
+            raise ConfigError(
+                f"trainer.{key} has no place here: a run is trainer.max_epochs long, validated after epochs"
+            )
+    for key in ("max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches", "num_nodes"):
+        whole(f"trainer.{key}", trainer[key], 1)
+    if trainer["gradient_clip_val"] is not None:
+        number("trainer.gradient_clip_val", trainer["gradient_clip_val"], 0)
+
+
+def check_run(config: dict[str, Any], model_choice: str) -> None:
+    """The keys that belong to no part alone. ConfigError with the value."""
+    whole("seed", config["seed"], 0)
+    if not isinstance(config["paths"]["runs_dir"], str):
+        raise ConfigError(f"paths.runs_dir must be a folder, got {config['paths']['runs_dir']}")
+    name = config["model"].get("name", model_choice)
+    if name != model_choice:
+        raise ConfigError(f"model.name={name}: choose a model with model={name}, which brings its sizes and parts")
 
 
 def check_image_size(model: torch.nn.Module, image_size: Any) -> None:

@@ -21,13 +21,15 @@ from iwin.runtime import provenance
 from iwin.train.checks import check_trainer
 from iwin.train.fit import build_data, build_model, build_trainer, plain_config, share_cores
 from iwin.train.plots import confusion, contact_sheet
-from iwin.train.run_folder import shown
+from iwin.train.run_folder import find_checkpoint, shown
 from iwin.train.run_plan import RunPlan
 from iwin.weights.load import load_pretrained
 from iwin.weights.read import Weights, read_run_checkpoint
 
 EVALUATED = ("val",)
 PARTS = ("mixer", "position", "downsample")
+RECIPES = ("experiment", "debug", "sweep")
+FOLLOWED = {"model": PARTS, "data": ("augment", "seed")}
 
 
 class Predictions(Callback):
@@ -57,19 +59,6 @@ class Predictions(Callback):
         return {name: torch.cat(getattr(self, name)).numpy() for name in columns}
 
 
-def find_checkpoint(given: str) -> Path:
-    """A file as it is; of a run folder the best checkpoint. ConfigError where there is none."""
-    path = Path(given).absolute()
-    if path.is_dir():
-        for name in ("best.ckpt", "last.ckpt"):
-            if (path / "checkpoints" / name).is_file():
-                return path / "checkpoints" / name
-        raise ConfigError(f"checkpoint={given}: the folder has no checkpoints/best.ckpt or last.ckpt")
-    if not path.is_file():
-        raise ConfigError(f"checkpoint={given}: there is no such file or run folder")
-    return path
-
-
 def saved_config(saved: dict[str, Any], cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """The configuration that a checkpoint carries, with what the command line says about it on top.
 
@@ -78,15 +67,29 @@ def saved_config(saved: dict[str, Any], cfg: DictConfig, overrides: list[str]) -
     config = OmegaConf.create({**saved, "init": {}})  # the weights are the checkpoint's, whatever they began from
     OmegaConf.set_struct(config, True)
     given = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.key_or_group
-        if key == "checkpoint":
+    keys = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
+    for key in keys:
+        group = key.split(".")[0]
+        if key == "checkpoint" or group == "hydra":
             continue
-        if key.split(".")[0] == "init":
+        if group == "init":
             raise ConfigError(f"{key}= and checkpoint= both name weights: give one of them")
+        if group in RECIPES:
+            raise ConfigError(
+                f"{key}= is a recipe for training: with checkpoint= give the single keys that shall differ"
+            )
         value = OmegaConf.select(given, key)
-        with open_dict(config):
-            OmegaConf.update(config, f"model.{key}" if key in PARTS else key, value, merge=False)
+        # What the saved configuration had taken over from another place follows that place still.
+        followers = [(key, key)]
+        followers += [(f"{name}.{key}", key) for name, parts in FOLLOWED.items() if group in parts]
+        if key == "data.image_size" and "img_size" in config.model:
+            followers.append(("model.img_size", key))
+        for place, origin in followers:
+            if place == origin and group in PARTS:
+                continue
+            if place == origin or place not in keys:
+                with open_dict(config):
+                    OmegaConf.update(config, place, value, merge=False)
     return config
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -18,12 +20,14 @@ from rich.console import Console
 from iwin.errors import ConfigError, near_names
 from iwin.runtime import seed_at
 from iwin.train.callbacks.resumed_log import ResumedLog
-from iwin.train.checks import check_image_size, check_trainer
-from iwin.train.run_folder import RunFolder, folder_name, shown
+from iwin.train.checks import check_image_size, check_run, check_trainer
+from iwin.train.run_folder import RunFolder, shown
 from iwin.train.run_plan import RunPlan
 from iwin.train.summary import print_summary
 from iwin.weights.load import load_pretrained
 from iwin.weights.report import LoadReport
+
+LINE_WIDTH = 110  # of the table where the output is no terminal
 
 
 def global_rank() -> int:
@@ -106,6 +110,7 @@ def plan_run(trainer: lightning.Trainer, data: Any) -> RunPlan:
 def fit(cfg: DictConfig) -> None:
     """Train as `cfg` says, in a run folder of its own, going on where the same command stopped before."""
     check_trainer(plain_config(cfg.trainer))
+    check_run(plain_config(cfg), HydraConfig.get().runtime.choices["model"])
     optimizer, schedule = instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.schedule)
     data = build_data(cfg)
     model = build_model(cfg)
@@ -130,7 +135,7 @@ def fit(cfg: DictConfig) -> None:
             seed=cfg.seed,
             run_config=config,
         )
-        console = Console(quiet=not trainer.is_global_zero)
+        console = Console(quiet=not trainer.is_global_zero, width=None if sys.stdout.isatty() else LINE_WIDTH)
         if trainer.is_global_zero:
             folder.write_start(config, cfg.seed, data.describe())
         device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
@@ -141,13 +146,15 @@ def fit(cfg: DictConfig) -> None:
         if folder.resumed:
             start = "its beginning" if checkpoint is None else str(checkpoint.relative_to(folder.path))
             console.print(f"This command has an unfinished run in that folder: going on from {start}.\n")
-        elif folder.path.name != folder_name(config):
-            console.print(f"This command has ended, or is running, in {folder_name(config)}: this is a new run.\n")
+        elif folder.passed_over:
+            console.print(f"This is a new run, as {folder.passed_over}.\n")
         seed_at(cfg.seed, "start")
         started = time.monotonic()
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
         if trainer.is_global_zero:
-            result = _result(trainer, callbacks["best"].best_model_score, time.monotonic() - started)
+            result = _result(
+                trainer, getattr(callbacks.get("best"), "best_model_score", None), time.monotonic() - started
+            )
             folder.write_result(result)
             _print_result(console, folder, result)
 
@@ -175,7 +182,7 @@ def _print_result(console: Console, folder: RunFolder, result: dict[str, Any]) -
     if "val/top1" in last:
         console.print(
             f"\nDone in {result['seconds_since_last_start']:.0f} s: top-1 {100 * last['val/top1']:.2f} % at the end, "
-            f"{100 * result['best_top1']:.2f} % at best."
+            + (f"{100 * result['best_top1']:.2f} % at best." if result["best_top1"] is not None else "no best kept.")
         )
     console.print(f"Results   {shown(folder.path)}", soft_wrap=True)
     console.print(f"Evaluate  python eval.py checkpoint={shown(folder.path)}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -43,17 +44,22 @@ def wandb(
     """
     if importlib.util.find_spec("wandb") is None:
         raise _missing("wandb")
-    import wandb as package  # only here: it is slow to import, and not everyone has it
     from lightning.pytorch.loggers import WandbLogger
 
-    offline = package.api.api_key is None
+    logged_in = "WANDB_API_KEY" in os.environ or "api.wandb.ai" in _netrc()
     return WandbLogger(
         name=folder.name,
         id=folder.name,
         save_dir=folder,
-        offline=offline,
+        mode="online" if logged_in else "offline",
         project=project,
         entity=entity,
         group=group,
         tags=tags or [],
     )
+
+
+def _netrc() -> str:
+    """Where `wandb login` leaves its key; empty where nobody logged in."""
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return file.read_text() if file.is_file() else ""

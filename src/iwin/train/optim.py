@@ -9,7 +9,7 @@ import timm.optim
 import torch
 from torch import nn
 
-from iwin.errors import ConfigError, near_names
+from iwin.errors import ConfigError, near_names, number
 
 IMAGES_PER_RATE = 512
 
@@ -31,8 +31,9 @@ class Optimizer:
         known = [str(name) for name in timm.optim.list_optimizers()]
         if self.name not in known:
             raise ConfigError(f"optimizer.name={self.name}: timm has no such optimizer; {near_names(self.name, known)}")
-        if not self.lr > 0:
-            raise ConfigError(f"optimizer.lr must be above 0, got {self.lr}")
+        if number("optimizer.lr", self.lr, 0) == 0:
+            raise ConfigError("optimizer.lr must be above 0, got 0")
+        number("optimizer.weight_decay", self.weight_decay, 0)
         self.build(nn.Linear(1, 1), 1.0)  # options that do not fit are found now, not when training starts
 
     def build(self, model: nn.Module, scale: float) -> torch.optim.Optimizer:

@@ -17,8 +17,13 @@ from omegaconf import OmegaConf
 from iwin.errors import ConfigError
 from iwin.runtime import config_hash, provenance
 
-# Keys that change where or how fast a run goes, and nothing that it computes.
-NOT_IDENTITY = {"paths", "logger", "callbacks", "hydra", "sweep", "local"}
+# What changes where, how visibly or how fast a run goes, and nothing that it computes or keeps.
+NOT_IDENTITY = {
+    "": ("paths", "logger"),
+    "callbacks": ("progress", "curves"),
+    "data": ("num_workers", "prefetch", "pin_memory"),
+    "trainer": ("log_every_n_steps", "profiler"),
+}
 RUN_FOLDER_VARIABLE = "IWIN_RUN_FOLDER"
 
 
@@ -30,9 +35,10 @@ def shown(path: Path) -> str:
 
 def identity(config: dict[str, Any]) -> str:
     """The hash that a run's folder carries: of all that decides what it computes."""
-    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    kept["callbacks"] = {"ema": (config.get("callbacks") or {}).get("ema")}
-    kept["data"] = {key: value for key, value in config["data"].items() if key not in ("num_workers", "pin_memory")}
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY[""]}
+    for group, without in NOT_IDENTITY.items():
+        if group:
+            kept[group] = {key: value for key, value in config[group].items() if key not in without}
     return config_hash(kept)
 
 
@@ -45,8 +51,9 @@ def folder_name(config: dict[str, Any]) -> str:
 class RunFolder:
     """One run's folder, held by this process while in a `with`. `resumed` says whether it had begun before."""
 
-    def __init__(self, path: Path, lock: IO[str] | None) -> None:
+    def __init__(self, path: Path, lock: IO[str] | None, passed_over: str = "") -> None:
         self.path = path
+        self.passed_over = passed_over  # why it is not the command's first folder, in words
         self._lock = lock
         self.resumed = self.config_file.is_file()
 
@@ -81,18 +88,21 @@ class RunFolder:
         if told:
             return cls(Path(told), None)
         name = folder_name(config)
+        passed_over = ""
         number = 1
         while True:
             path = runs.absolute() / (name if number == 1 else f"{name}-{number}")
             number += 1
             if (path / "result.json").is_file():
+                passed_over = f"the one in {path.name} has ended"
                 continue
             if rank > 0:
                 return cls(path, None)
             lock = cls._lock_folder(path)
             if lock is not None:
                 os.environ[RUN_FOLDER_VARIABLE] = str(path)
-                return cls(path, lock)
+                return cls(path, lock, passed_over)
+            passed_over = f"the one in {path.name} is still running"
 
     @staticmethod
     def _lock_folder(path: Path) -> IO[str] | None:
@@ -146,3 +156,16 @@ class RunFolder:
         beside = path.with_name(path.name + ".new")
         beside.write_text(text)
         beside.replace(path)
+
+
+def find_checkpoint(given: str) -> Path:
+    """A file as it is; of a run folder the best checkpoint. ConfigError where there is none."""
+    path = Path(given).absolute()
+    if path.is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (path / "checkpoints" / name).is_file():
+                return path / "checkpoints" / name
+        raise ConfigError(f"checkpoint={given}: the folder has no checkpoints/best.ckpt or last.ckpt")
+    if not path.is_file():
+        raise ConfigError(f"checkpoint={given}: there is no such file or run folder")
+    return path

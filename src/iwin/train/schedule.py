@@ -9,7 +9,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from iwin.errors import ConfigError
+from iwin.errors import ConfigError, number
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|st|%)")
 
@@ -41,6 +41,10 @@ class Cosine:
     warmup: str
     warmup_lr: float
     min_lr: float
+
+    def __post_init__(self) -> None:
+        for key in ("warmup_lr", "min_lr"):
+            number(f"schedule.{key}", getattr(self, key), 0)
 
     def warmup_updates(self, *, per_epoch: int, total: int) -> int:
         """ConfigError where the warm-up is not shorter than the run."""

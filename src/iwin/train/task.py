@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import iwin
 from iwin.batch import Batch
+from iwin.errors import ConfigError, number
 from iwin.runtime import seed_at
 from iwin.train.optim import Optimizer
 from iwin.train.run_plan import RunPlan
@@ -45,6 +46,9 @@ class ClassificationTask(lightning.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        number("task.label_smoothing", label_smoothing, 0, below=1)
+        if num_classes < 2:
+            raise ConfigError(f"data.num_classes must be at least 2, got {num_classes}: there is nothing to tell apart")
         self.model = model
         if compile:
             self.model.compile()  # in place: the names of the weights stay

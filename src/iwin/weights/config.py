@@ -17,7 +17,7 @@ from iwin.models.backbone import Backbone
 from iwin.models.downsample import PatchMerging
 from iwin.models.positions import RelativeTable
 from iwin.models.protocol import WindowTransformer
-from iwin.models.spec import StagePlan, image_size, plan_stages
+from iwin.models.spec import PLAN_KEYS, StagePlan, image_size, plan_stages
 from iwin.models.targets import plain
 from iwin.weights.formats import OURS, RELEASED, TIMM
 from iwin.weights.imagenet22k import CLASSES_22K
@@ -28,7 +28,6 @@ SAME = (
     *("embed_dim", "depths", "num_heads", "in_chans"),
     *("mixer", "position", "downsample", "structure", "qkv_bias", "global_pool", "norm_eps"),
 )
-PLAN_KEYS = ("window_size", "embed_dim", "depths", "num_heads", "kernel_sizes", "dynamic")
 IWIN_S = (96, [2, 2, 18, 2])
 HEADS_1K = [3, 4, 8, 16]
 

@@ -88,7 +88,9 @@ class WindowAttention(nn.Module):
             if self.shift:
                 real = torch.roll(real, (-self.shift, -self.shift), (0, 1))
             seen = key_mask(real, self.splits())
-            mask = seen if mask is None else mask & seen
+            # Under a shift a region may hold padding alone. Its tokens are cropped afterwards, but must see
+            # something: the softmax of nothing has no gradient.
+            mask = seen if mask is None else mask & seen | ~(mask & seen).any(-1, keepdim=True)
         return mask
 
     def coordinates(self, padded: list[int], device: torch.device) -> Tensor | None:
