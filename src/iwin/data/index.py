@@ -114,11 +114,7 @@ def write_index(tar: Path, num_classes: int | None = None) -> ShardIndex:
         DataError: the tar is damaged, a key lacks its image or label or has two, a key comes twice, a label is
             no integer or out of range.
     """
-    with TarWalk(tar) as walk:
-        entries = list(_samples(walk, num_classes))
-        digest, size = walk.sha256, walk.size
-    if not entries:
-        raise DataError(f"{tar} holds no samples. Remove it, or write it again.")
+    entries, digest, size = walk_samples(tar, num_classes)
     keys = PackedStrings.pack(entry.key for entry in entries)
     with whole_file(index_path(tar)) as file:
         file.write(HEADER.pack(MAGIC, VERSION, len(entries), size, digest, len(keys.blob)))
@@ -127,6 +123,19 @@ def write_index(tar: Path, num_classes: int | None = None) -> ShardIndex:
         file.write(keys.ends.tobytes())
         file.write(keys.blob.tobytes())
     return ShardIndex(tar)
+
+
+def walk_samples(tar: Path, num_classes: int | None = None) -> tuple[list[IndexEntry], bytes, int]:
+    """The samples of the shard `tar` as a strict walk finds them, its SHA-256 and its size in bytes.
+
+    Raises DataError as write_index does.
+    """
+    with TarWalk(tar) as walk:
+        entries = list(_samples(walk, num_classes))
+        digest, size = walk.sha256, walk.size
+    if not entries:
+        raise DataError(f"{tar} holds no samples. Remove it, or write it again.")
+    return entries, digest, size
 
 
 def _samples(walk: TarWalk, num_classes: int | None) -> Iterator[IndexEntry]:
@@ -144,7 +153,7 @@ def _samples(walk: TarWalk, num_classes: int | None) -> Iterator[IndexEntry]:
             raise DataError(f"{walk.path}: key {key!r} has no label (a .{LABEL_EXTENSION} file).")
         return IndexEntry(key, *image, label)
 
-    for member in walk:
+    for member in walk.members():
         folder, slash, base = member.name.rpartition("/")
         stem, dot, extension = base.partition(".")
         if not (stem and dot):

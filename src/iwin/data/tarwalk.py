@@ -1,8 +1,8 @@
 """A strict walk over a tar file: every header is checked, and nothing ever becomes a path on disk.
 
 Python's tarfile takes a damaged header between two members for the end of the archive and stops without a
-word; a shard then looks complete and is not. This walk raises instead. It reads the file once, in order, and
-takes its SHA-256 on the way.
+word; a shard then looks complete and is not. This walk raises instead. TarHeaders finds the members without
+reading them, TarWalk reads all of a file once, in order.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from iwin.errors import DataError
 
 BLOCK = 512
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+
+
+class Extent(NamedTuple):
+    """Where one regular file of a tar lies. offset: of its first byte in the file that is walked; size: in bytes."""
+
+    name: str
+    offset: int
+    size: int
 
 
 class Member(NamedTuple):
@@ -28,38 +36,37 @@ class Member(NamedTuple):
     body: bytes
 
 
-class TarWalk:
-    """Iterate over the regular files of the tar at `path`; afterwards `sha256` and `size` are the whole file's.
+class TarHeaders:
+    """Iterate over where the regular files of a tar lie; their bytes are passed over, not read.
+
+    within: the part of the file at `path` that is the tar, where it is itself a member of another tar; by default
+        the whole file. All offsets are from the start of that file.
 
     Directories are passed over. GNU and PAX long names and sizes are understood. Raises DataError, with the
     path and the byte offset, for a damaged or truncated header, data that ends early, a missing end-of-archive
     block, bytes after the end, and members that are no files (links, devices, sparse files).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, within: Extent | None = None) -> None:
         self.path = path
-        self.size = path.stat().st_size
-        self._hash = hashlib.sha256()
+        self._name = str(path) if within is None else f"{path}: {within.name}"
+        self._position = 0 if within is None else within.offset
+        self._end = path.stat().st_size if within is None else within.offset + within.size
         self._file = path.open("rb")
-        self._position = 0
+        self._file.seek(self._position)
 
-    def __enter__(self) -> TarWalk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self._file.close()
 
-    @property
-    def sha256(self) -> bytes:
-        """SHA-256 of what was read so far: of the whole file once the walk has ended."""
-        return self._hash.digest()
-
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[Extent]:
         long_name: str | None = None
         long_size: int | None = None
         while True:
             start = self._position
-            block = self._read(BLOCK, "a header" if start else "the first header")
+            block = self._read(BLOCK, "a header")
             if not block.strip(b"\0"):
                 self._check_end()
                 return
@@ -68,8 +75,11 @@ class TarWalk:
                 name = info.name if long_name is None else long_name
                 size = info.size if long_size is None else long_size
                 long_name = long_size = None
-                offset = self._position
-                yield Member(name, offset, self._body(size, name))
+                self._check_room(size, name)
+                after = self._position + _padded(size)
+                yield Extent(name, self._position, size)
+                if self._position < after:
+                    self._position = self._file.seek(after)
             elif info.type == tarfile.GNUTYPE_LONGNAME:
                 long_name = self._body(info.size, "a long name").rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
@@ -110,28 +120,58 @@ class TarWalk:
         return records
 
     def _body(self, size: int, what: str) -> bytes:
-        padded = -(-size // BLOCK) * BLOCK
+        self._check_room(size, what)
+        return self._read(_padded(size), what)[:size]
+
+    def _check_room(self, size: int, what: str) -> None:
         # Asked before anything is read: a damaged size must not become an allocation.
-        if size < 0 or self._position + padded > self.size:
-            raise self._error(f"the {size} bytes of {what!r} reach past the end of the file ({self.size} bytes)")
-        return self._read(padded, what)[:size]
+        if size < 0 or self._position + _padded(size) > self._end:
+            raise self._error(f"the {size} bytes of {what!r} reach past the end of the archive (byte {self._end})")
 
     def _read(self, size: int, what: str) -> bytes:
-        data = self._file.read(size)
+        data = self._file.read(size) if self._position + size <= self._end else b""
         if len(data) != size:
-            raise self._error(f"the file ends where {what} should be: it was cut short")
-        self._hash.update(data)
+            raise self._error(f"the archive ends where {what} should be: it was cut short")
         self._position += size
         return data
 
     def _check_end(self) -> None:
         """Only zeros may follow the end-of-archive block; two archives joined end to end would hide the second."""
-        while data := self._file.read(1 << 20):
-            if data.strip(b"\0"):
+        while left := min(self._end - self._position, 1 << 20):
+            if self._read(left, "the rest of the end").strip(b"\0"):
                 raise self._error("there are data after the end-of-archive block")
-            self._hash.update(data)
-            self._position += len(data)
 
     def _error(self, what: str, offset: int | None = None) -> DataError:
         where = self._position if offset is None else offset
-        return DataError(f"{self.path}: at byte {where}: {what}. Fetch or write the shard again.")
+        return DataError(f"{self._name}: at byte {where}: {what}. Fetch or write this file again.")
+
+
+class TarWalk(TarHeaders):
+    """Iterate over the regular files of the tar at `path` with their bytes, and take the SHA-256 on the way.
+
+    `sha256` and `size` (bytes) are of the whole file once the walk has ended. Raises what TarHeaders raises.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.size = self._end
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of what was read so far: of the whole file once the walk has ended."""
+        return self._hash.digest()
+
+    def members(self) -> Iterator[Member]:
+        """The regular files, each with its bytes, in their order."""
+        for extent in self:
+            yield Member(extent.name, extent.offset, self._body(extent.size, extent.name))
+
+    def _read(self, size: int, what: str) -> bytes:
+        data = super()._read(size, what)
+        self._hash.update(data)
+        return data
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
