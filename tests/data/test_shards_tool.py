@@ -90,3 +90,41 @@ def test_a_shard_of_another_tool_needs_no_index_to_be_found(class_folders: Path,
     index_path(tar).unlink()
     with pytest.raises(DataError, match=f"iwin shards index {tmp_path / 'set'}"):
         ShardDataset(tmp_path / "set", "train-*.tar", None, None)
+
+
+def test_a_csv_is_written_with_its_own_split_or_a_fraction(class_folders: Path, tmp_path: Path) -> None:
+    files = sorted(class_folders.rglob("*.png"))
+    rows = [f"{path.relative_to(class_folders)},{path.parent.name}" for path in files]
+    (class_folders / "plain.csv").write_text("\n".join(["path,label", *rows]))
+    (class_folders / "split.csv").write_text("\n".join(f"{row},{'val' if '.1' in row else 'train'}" for row in rows))
+    iwin("shards", "write", class_folders / "split.csv", tmp_path / "a")
+    iwin("shards", "write", class_folders / "plain.csv", tmp_path / "b", "--val-fraction", 0.4)
+    labels = {path.read_bytes(): ["ant", "bee", "cat"].index(path.parent.name) for path in files}
+    for name, count in (("a", 3), ("b", 6)):
+        val = content(tmp_path / name, "val")
+        assert len(val) == count
+        assert content(tmp_path / name, "train") | val == labels
+    with pytest.raises(ConfigError, match="is split already: leave out --val-fraction"):
+        iwin("shards", "write", class_folders / "split.csv", tmp_path / "c", "--val-fraction", 0.4)
+    with pytest.raises(ConfigError, match="has no column split"):
+        iwin("shards", "write", class_folders / "plain.csv", tmp_path / "c")
+
+
+def test_an_option_of_another_layout_is_refused(class_folders: Path, tmp_path: Path) -> None:
+    for option in ("--val-labels", "--synset-order"):
+        with pytest.raises(ConfigError, match=f"class folders without a split: leave out {option}"):
+            iwin("shards", "write", class_folders, tmp_path / "set", option, tmp_path / "list.txt")
+
+
+def test_what_cannot_be_a_source_is_refused_with_what_can(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere is not there.*\n(.*\n)*.*--val-labels"):
+        iwin("shards", "write", tmp_path / "nowhere", tmp_path / "set")
+    with pytest.raises(DataError, match=r"ant\.0\.png is neither a folder nor"):
+        iwin("shards", "write", class_folders / "ant" / "ant.0.png", tmp_path / "set")
+
+
+def test_a_target_in_use_is_refused_before_the_source_is_read(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train-00000.tar").touch()
+    with pytest.raises(DataError, match="already holds a data set"):
+        iwin("shards", "write", tmp_path / "nowhere", tmp_path / "set")

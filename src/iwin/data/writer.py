@@ -34,6 +34,17 @@ def safe_key(name: str) -> str:
     return re.sub(r"[^\w-]", "_", name)
 
 
+def refuse_used(root: Path) -> None:
+    """Raise DataError where the folder `root` already holds shards or a manifest; it need not be there."""
+    there = [path.name for path in sorted(root.glob("*.tar*"))] if root.is_dir() else []
+    if there or (root / MANIFEST).exists():
+        what = there[0] if there else MANIFEST
+        raise DataError(
+            f"{root} already holds a data set, or the remains of one ({what}), and is not overwritten. "
+            "Remove it first, or write to another folder."
+        )
+
+
 class DataSetWriter:
     """Write a data set into the folder `root`, one split after the other, as a context manager.
 
@@ -52,13 +63,7 @@ class DataSetWriter:
         self._written: list[Path] = []
 
     def __enter__(self) -> DataSetWriter:
-        there = [path.name for path in sorted(self.root.glob("*.tar*"))] if self.root.is_dir() else []
-        if there or (self.root / MANIFEST).exists():
-            what = there[0] if there else MANIFEST
-            raise DataError(
-                f"{self.root} already holds a data set, or the remains of one ({what}), and is not overwritten. "
-                "Remove it first, or write to another folder."
-            )
+        refuse_used(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         return self
 
