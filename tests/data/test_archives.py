@@ -238,3 +238,10 @@ def test_archives_beside_folders_are_not_guessed_at(ilsvrc: Path, tmp_path: Path
     (ilsvrc / "train").mkdir()
     with pytest.raises(DataError, match="it is not clear which"):
         iwin("shards", "write", ilsvrc, tmp_path / "set", "--val-labels", tmp_path / "synsets.txt")
+
+
+def test_the_test_archive_and_the_kit_may_lie_beside_those_of_1k(ilsvrc: Path, tmp_path: Path) -> None:
+    (ilsvrc / "ILSVRC2012_devkit_t12").mkdir()
+    (ilsvrc / "ILSVRC2012_img_test.tar").write_bytes(b"not looked at")
+    assert iwin("shards", "write", ilsvrc, tmp_path / "set", "--val-labels", tmp_path / "synsets.txt") == 0
+    assert len(content(tmp_path / "set", "train")) == 9

@@ -73,7 +73,7 @@ class LabelledImages(Protocol):
 
 
 def recognise(source: Path) -> Kind:
-    """The layout of `source`, by what is there.
+    """The layout of `source`, by what is there. Beside the two archives of ILSVRC, others are passed over.
 
     Raises:
         DataError: nothing is there, it has no known layout, or more than one.
@@ -88,12 +88,15 @@ def recognise(source: Path) -> Kind:
     tars = [path.name for path in visible if path.suffix == ".tar" and not path.is_dir()]
     if not tars:
         return Kind.SPLIT_FOLDERS if set(SPLITS) <= set(folders) else Kind.CLASS_FOLDERS
-    if folders:
+    ilsvrc = {TRAIN_TAR, VAL_TAR} & set(tars)
+    # The unpacked development kit may lie beside the archives of ILSVRC; their unpacked images may not.
+    rivals = sorted(set(SPLITS) & set(folders)) if ilsvrc else folders
+    if rivals:
         raise DataError(
-            f"{source} holds archives ({tars[0]}) and folders ({folders[0]}): it is not clear which of them to "
+            f"{source} holds archives ({tars[0]}) and folders ({rivals[0]}): it is not clear which of them to "
             "write. Move either away."
         )
-    if {TRAIN_TAR, VAL_TAR} & set(tars):
+    if ilsvrc:
         lacking = sorted({TRAIN_TAR, VAL_TAR} - set(tars))
         if lacking:
             raise DataError(f"{source} has no {lacking[0]}, which belongs to {tars[0]}.")
