@@ -14,13 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from iwin.app import main
 from iwin.train.metrics_csv import read_metrics
 
 CHECKOUT = Path(__file__).parents[1]
 SHORT = (
     "trainer.max_epochs=2",
-    "trainer.check_val_every_n_epoch=1",
     "data.num_workers=0",
     "trainer.log_every_n_steps=1",
 )
@@ -28,18 +26,6 @@ SHORT = (
 
 class Killed(Exception):
     """Stands for whatever ends a process in the middle."""
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """Run train or eval in this process; returns what it printed."""
-
-    def call(name: str, *args: str) -> str:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
-        main(name)
-        return capsys.readouterr().out
-
-    return call
 
 
 @pytest.fixture

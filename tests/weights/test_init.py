@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,9 @@ from omegaconf import OmegaConf
 from small import released, save
 
 import iwin
-from iwin.app import main
 from iwin.conf import conf_dir
 
 SHORT = ("debug=smoke", "data=digits", "data.num_workers=0")
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """Run train or eval in this process; returns what it printed."""
-
-    def call(name: str, *args: str) -> str:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
-        main(name)
-        return capsys.readouterr().out
-
-    return call
 
 
 @pytest.fixture
