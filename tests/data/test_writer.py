@@ -9,7 +9,7 @@ import webdataset
 from tiny_images import square
 
 from iwin.data.manifest import read_manifest
-from iwin.data.shards import ShardDataset
+from iwin.data.shards import ShardDataset, ShardFolder
 from iwin.data.writer import DataSetWriter, Sample
 from iwin.errors import DataError
 
@@ -23,7 +23,7 @@ def write(root: Path, samples=SAMPLES, **size: int) -> Path:
 
 
 def test_every_sample_is_read_back_in_order(tmp_path: Path) -> None:
-    data = ShardDataset(write(tmp_path / "set"), "train-*.tar", None, None)
+    data = ShardDataset(ShardFolder(write(tmp_path / "set")), "train-*.tar", None, None)
     assert [len(shard) for shard in data.shards] == [10, 10, 5]
     assert [(data.key(i), data.read(i), int(data.labels[i])) for i in range(25)] == [
         (f"train-{i // 10:05d}.tar:k{i:02d}", square(i), i % 2) for i in range(25)
@@ -32,7 +32,7 @@ def test_every_sample_is_read_back_in_order(tmp_path: Path) -> None:
 
 
 def test_a_shard_is_closed_once_it_has_its_bytes(tmp_path: Path) -> None:
-    shards = ShardDataset(write(tmp_path / "set", shard_bytes=10_000), "*.tar", None, None).shards
+    shards = ShardDataset(ShardFolder(write(tmp_path / "set", shard_bytes=10_000)), "*.tar", None, None).shards
     assert len({len(shard) for shard in shards[:-1]}) == 1
     assert sum(map(len, shards)) == 25
     assert all(10_000 <= shard.tar_size < 10_000 + 2 * 10_240 for shard in shards[:-1])  # tar pads to 10,240
@@ -94,17 +94,17 @@ def test_a_lost_or_changed_shard_is_found_by_the_manifest(tmp_path: Path) -> Non
     for suffix in ("tar", "idx"):
         (root / f"train-00001.{suffix}").replace(tmp_path / f"moved.{suffix}")
     with pytest.raises(DataError, match=r"1 of 3 shards .*first: train-00001.tar"):
-        ShardDataset(root, "train-*.tar", None, None)
+        ShardDataset(ShardFolder(root), "train-*.tar", None, None)
     for suffix in ("tar", "idx"):
         (other / f"train-00001.{suffix}").replace(root / f"train-00001.{suffix}")
     with pytest.raises(DataError, match="is not the shard that the manifest"):
-        ShardDataset(root, "train-*.tar", None, None)
+        ShardDataset(ShardFolder(root), "train-*.tar", None, None)
 
 
 def test_long_keys_survive(tmp_path: Path) -> None:
     key = "é" * 150
     root = write(tmp_path / "set", [Sample(key, square(1), "png", 0)])
-    assert ShardDataset(root, "*.tar", None, None).key(0) == f"train-00000.tar:{key}"
+    assert ShardDataset(ShardFolder(root), "*.tar", None, None).key(0) == f"train-00000.tar:{key}"
     with tarfile.open(root / "train-00000.tar") as tar:
         assert tar.getnames() == [f"{key}.cls", f"{key}.png"]
 

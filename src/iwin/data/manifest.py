@@ -11,6 +11,8 @@ from iwin.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# What is there instead as long as a data set is being written.
+UNFINISHED = "unfinished.json"
 
 
 def write_manifest(root: Path, classes: list[str], splits: dict[str, Any], about: dict[str, Any]) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from iwin.data.archives import SYNSET, find_synset_images, synset_tars_in
-from iwin.data.folder import find_images, stratified_split
+from iwin.data.archives import SYNSET, ArchivedImages, find_synset_images, synset_tars_in
+from iwin.data.folder import ImageFiles, find_images, stratified_split
 from iwin.data.ilsvrc import TRAIN_TAR, VAL_TAR, find_ilsvrc
 from iwin.data.listed import find_listed
 from iwin.data.tarwalk import Extent
 from iwin.errors import ConfigError, DataError
 
 SPLITS = ("train", "val")
+Splits: TypeAlias = dict[str, ImageFiles] | dict[str, ArchivedImages]
+ASKED_AT_ONCE = 32  # sizes of files: a file server answers many questions in the time of one
+FILES_A_TASK = 1024
 LAYOUTS = """SRC is one of:
 
   a folder with train/<class>/* and val/<class>/*
@@ -25,6 +29,9 @@ LAYOUTS = """SRC is one of:
   a folder of tars of synsets (n01440764.tar ...), or a tar of such tars: ImageNet-22K
   a csv of path,label or path,label,split, with paths relative to its folder
 """
+
+
+Images = TypeVar("Images", ImageFiles, ArchivedImages)
 
 
 class Kind(Enum):
@@ -49,27 +56,6 @@ class Given(NamedTuple):
     val_fraction: float | None = None
     val_labels: Path | None = None
     synset_order: Path | None = None
-
-
-class LabelledImages(Protocol):
-    """N images with labels, wherever they are kept."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(N,) int32."""
-
-    @property
-    def classes(self) -> list[str]:
-        """Their names, by label."""
-
-    def select(self, indices: np.ndarray) -> Self:
-        """The images at `indices`."""
-
-    def name(self, index: int) -> str:
-        """The file name of an image; it may have folders."""
-
-    def read(self, index: int) -> bytes:
-        """The encoded bytes of an image; DataError where they cannot be read."""
 
 
 def recognise(source: Path) -> Kind:
@@ -104,7 +90,7 @@ def recognise(source: Path) -> Kind:
     return Kind.TAR_OF_TARS if len(visible) == 1 and not SYNSET.fullmatch(visible[0].stem) else Kind.SYNSET_TARS
 
 
-def find_splits(source: Path, kind: Kind, given: Given, seed: int) -> Mapping[str, LabelledImages]:
+def find_splits(source: Path, kind: Kind, given: Given, seed: int) -> Splits:
     """The images of `source`, which has the layout `kind`, by split: train and, where there is one, val.
 
     Raises:
@@ -139,13 +125,35 @@ def find_splits(source: Path, kind: Kind, given: Given, seed: int) -> Mapping[st
     return _halves(find_images(source), given.val_fraction, seed)
 
 
+def source_sizes(images: ImageFiles | ArchivedImages) -> np.ndarray:
+    """(N,) int64: the bytes of each image, which is not read. Raises DataError for a file that is gone or empty."""
+    if isinstance(images, ArchivedImages):
+        return images.places[:, 2]
+    starts = range(0, len(images.labels), FILES_A_TASK)
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return np.concatenate(list(pool.map(lambda start: _file_sizes(images, start), starts)))
+
+
+def _file_sizes(images: ImageFiles, start: int) -> np.ndarray:
+    sizes = []
+    for index in range(start, min(start + FILES_A_TASK, len(images.labels))):
+        path = os.path.join(images.root, images.name(index))
+        try:
+            sizes.append(os.stat(path).st_size)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}. Restore it or remove it.") from error
+        if not sizes[-1]:
+            raise DataError(f"{path} is empty. Replace it or remove it.")
+    return np.array(sizes, dtype=np.int64)
+
+
 def _refuse(source: Path, kind: Kind, option: str, value: object) -> None:
     if value is not None:
         already = " and is split already" if option == "--val-fraction" else ""
         raise ConfigError(f"{source} is {kind.told}{already}: leave out {option} {value}.")
 
 
-def _halves(images: LabelledImages, fraction: float, seed: int) -> dict[str, LabelledImages]:
+def _halves(images: Images, fraction: float, seed: int) -> dict[str, Images]:
     halves = stratified_split(images.labels, fraction, seed)
     return {split: images.select(half) for split, half in zip(SPLITS, halves, strict=True)}
 
