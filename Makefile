@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install train test test-all check format clean
+.PHONY: help install train test test-all check bench format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ check: install ## lint, format, types, Dockerfiles
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint docker/Dockerfile docker/Dockerfile.cpu
+
+bench: install ## images a second of the data pipeline, beside others
+	$(BIN)/iwin bench data
 
 format: install ## format the code
 	$(BIN)/ruff check --fix .

@@ -105,7 +105,8 @@ def _explain(error: Exception, program: str) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: there is no such {group}; {near_names(name, options(group))}"
     if isinstance(error, UserError):
-        return str(error)
+        # From a data worker, torch raises it again with the worker's traceback in its message.
+        return str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2]
     text = str(error).strip()
     if isinstance(error, InstantiationException):  # raised while a part of the configuration was being made
         cause = error.__cause__

@@ -21,6 +21,13 @@ class Position(NamedTuple):
     micro: int
 
 
+class BadSample(NamedTuple):
+    """A training image that could not be decoded, by its key, and why."""
+
+    key: str
+    reason: str
+
+
 class Batch(NamedTuple):
     """One micro-batch of one rank. A NamedTuple, so that it moves to a device and pins as it is.
 
@@ -29,9 +36,11 @@ class Batch(NamedTuple):
     targets: (B,) int64 labels, or (B, classes) float32 class distributions after mixup.
     indices: (B,) int64 positions of the samples in their data set.
     position: where in the run the batch stands.
+    bad: the samples that were to be in this batch, and that others stand in for.
     """
 
     images: Tensor
     targets: Tensor
     indices: Tensor
     position: Position
+    bad: tuple[BadSample, ...] = ()

@@ -23,6 +23,10 @@ class DataError(UserError):
     """A data set that is missing, damaged, or not what its configuration says."""
 
 
+class ImageError(DataError):
+    """One image of a data set that cannot be decoded, where the rest may be sound."""
+
+
 class WeightsError(UserError):
     """A checkpoint that is missing, damaged, or belongs to another model."""
 

@@ -12,7 +12,7 @@ from tiny_images import square
 
 from iwin.data.archives import find_synset_images, synset_tars_in
 from iwin.data.manifest import read_manifest
-from iwin.data.shards import ShardDataset
+from iwin.data.shards import ShardDataset, ShardFolder
 from iwin.errors import ConfigError, DataError
 from iwin.tools.shards import add_parser
 
@@ -29,7 +29,7 @@ def iwin(*words: object) -> int:
 
 
 def content(root: Path, split: str) -> dict[bytes, int]:
-    data = ShardDataset(root, f"{split}-*.tar", None, None)
+    data = ShardDataset(ShardFolder(root), f"{split}-*.tar", None, None)
     return {data.read(i): int(data.labels[i]) for i in range(len(data))}
 
 

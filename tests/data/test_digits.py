@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tiny_images import PACKAGE
 
+from iwin.data.decode import decode
 from iwin.data.manifest import read_manifest
-from iwin.data.shards import ShardDataset
+from iwin.data.shards import ShardDataset, ShardFolder
 
 ROOT = PACKAGE / "data" / "digits"
 SCRIPT = PACKAGE.parents[1] / "scripts" / "make_digits.py"
@@ -31,18 +32,18 @@ def test_pixels_and_labels_are_scikit_learns() -> None:
     digits = datasets.load_digits()
     seen = []
     for split in ("train", "val"):
-        data = ShardDataset(ROOT, f"{split}-*.tar", None, None)
+        data = ShardDataset(ShardFolder(ROOT), f"{split}-*.tar", None, None)
         for i in range(len(data)):
             number = int(data.key(i).rpartition("-")[2])
             seen.append(number)
             assert data.labels[i] == digits.target[number]
-            pixels = np.asarray(data.image(i))[:, :, 0]
+            pixels = np.asarray(decode(data.read(i), data.key(i)))[:, :, 0]
             assert np.array_equal(pixels, np.rint(digits.images[number] * 255 / 16).astype(np.uint8))
     assert sorted(seen) == list(range(1797))
 
 
 def test_classes_are_spread_evenly_over_splits_and_shards() -> None:
-    train, val = (ShardDataset(ROOT, f"{split}-*.tar", None, None) for split in ("train", "val"))
+    train, val = (ShardDataset(ShardFolder(ROOT), f"{split}-*.tar", None, None) for split in ("train", "val"))
     assert [len(train.shards), len(val.shards), len(train), len(val)] == [4, 2, 1438, 359]
     assert np.ptp(np.bincount(train.labels) / 4.0 - np.bincount(val.labels)) < 1.5
     for shard in train.shards:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from iwin.batch import Batch
 from iwin.data.module import ImageDataModule
-from iwin.data.sampler import order
+from iwin.data.order import order
 from iwin.errors import ConfigError
 
 Make = Callable[..., ImageDataModule]
@@ -233,8 +233,8 @@ def test_a_worker_has_one_thread_and_makes_channels_last_bytes(digits: Make, mon
     data.trainer = trainer()
 
     class Threads:
-        def __call__(self, image: Any) -> torch.Tensor:
-            return torch.full((3, 4, 6), torch.get_num_threads(), dtype=torch.uint8)
+        def __call__(self, image: Any) -> np.ndarray:
+            return np.full((4, 6, 3), torch.get_num_threads(), dtype=np.uint8)
 
     data.train_dataset.transform = Threads()
     torch.set_num_threads(2)
@@ -273,7 +273,10 @@ def test_provenance_is_plain_and_tells_the_shards(digits: Make) -> None:
         ({"mean": [1, 1]}, "data.mean"),
         ({"num_workers": -1}, "data.num_workers must be a whole number of at least 0, got -1"),
         ({"format": "shard"}, "data.format is 'shard': did you mean shards"),
-        ({"val_fraction": 0.2}, "data.val_fraction is 0.2"),
+        ({"shuffle": "none"}, "data.shuffle is .none.: there are: block, global"),
+        ({"open_shards": 0}, "data.open_shards must be a whole number of at least 1, got 0"),
+        ({"format": "folder", "shuffle": "block"}, "data.shuffle is block, which is for shards"),
+        ({"class_list": "imagenet1k"}, "data.class_list is .imagenet1k.: did you mean imagenet-1k"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused(digits: Make, change: dict[str, Any], message: str) -> None:

@@ -7,13 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iwin.data.sampler import EvalSampler, TrainSampler, order
+from iwin.data.order import GlobalShuffle, order
+from iwin.data.sampler import EvalSampler, TrainSampler
 from iwin.errors import ConfigError
 
 
 def tickets(length: int, batch_size: int, world: int, rank: int, accumulation: int, **options):
     sampler = TrainSampler(
-        length, batch_size=batch_size, world=world, rank=rank, accumulation=accumulation, seed=3, **options
+        GlobalShuffle(length),
+        batch_size=batch_size,
+        world=world,
+        rank=rank,
+        accumulation=accumulation,
+        seed=3,
+        **options,
     )
     made = list(sampler)
     assert len(made) == len(sampler) - sampler.start_step * accumulation
@@ -66,7 +73,9 @@ def test_the_order_is_what_it_was() -> None:
 
 def test_starting_inside_an_epoch_gives_its_tail_and_then_whole_epochs() -> None:
     whole = tickets(100, 4, 1, 0, 2, epoch=3)
-    sampler = TrainSampler(100, batch_size=4, world=1, rank=0, accumulation=2, seed=3, epoch=3, start_step=5)
+    sampler = TrainSampler(
+        GlobalShuffle(100), batch_size=4, world=1, rank=0, accumulation=2, seed=3, epoch=3, start_step=5
+    )
     sampler.set_epoch(3)
     tail = list(sampler)
     assert [t.position for t in tail] == [t.position for t in whole[10:]]
@@ -78,7 +87,7 @@ def test_starting_inside_an_epoch_gives_its_tail_and_then_whole_epochs() -> None
 
 
 def test_an_iterator_keeps_the_epoch_it_was_made_in() -> None:
-    sampler = TrainSampler(20, batch_size=4, world=1, rank=0, accumulation=1, seed=3, epoch=1)
+    sampler = TrainSampler(GlobalShuffle(20), batch_size=4, world=1, rank=0, accumulation=1, seed=3, epoch=1)
     made = iter(sampler)
     sampler.set_epoch(2)
     assert next(made).position.epoch == 1
@@ -91,7 +100,7 @@ def test_without_reshuffling_every_epoch_visits_the_samples_of_the_first() -> No
 
 
 def test_lightning_finds_set_epoch_on_the_sampler_of_the_sampler() -> None:
-    sampler = TrainSampler(20, batch_size=4, world=1, rank=0, accumulation=1, seed=3)
+    sampler = TrainSampler(GlobalShuffle(20), batch_size=4, world=1, rank=0, accumulation=1, seed=3)
     assert sampler.sampler is sampler
 
 
@@ -105,7 +114,7 @@ def test_lightning_finds_set_epoch_on_the_sampler_of_the_sampler() -> None:
 )
 def test_what_cannot_be_cut_is_refused_with_numbers(length: int, batch_size: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        TrainSampler(length, batch_size=batch_size, world=2, rank=0, accumulation=3, seed=0)
+        TrainSampler(GlobalShuffle(length), batch_size=batch_size, world=2, rank=0, accumulation=3, seed=0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_images import square
 
-from iwin.data.shards import OpenFiles, ShardDataset
+from iwin.data.shards import OpenFiles, ShardDataset, ShardFolder
 from iwin.data.writer import DataSetWriter, Sample
 from iwin.errors import DataError
 
@@ -24,8 +24,8 @@ def open_files() -> int:
 
 
 def test_few_files_are_open_at_a_time(root: Path) -> None:
-    data = ShardDataset(root, "*.tar", None, None)
-    data._files = OpenFiles(limit=4)
+    data = ShardDataset(ShardFolder(root), "*.tar", None, None)
+    data._files = OpenFiles(data.place.open, limit=4)
     before = open_files()
     assert [data.read(i) for i in (*range(30), 0, 15)] == [square(i) for i in (*range(30), 0, 15)]
     assert open_files() == before + 4
@@ -34,13 +34,13 @@ def test_few_files_are_open_at_a_time(root: Path) -> None:
 
 
 def test_a_pickled_data_set_reads_on(root: Path) -> None:
-    data = ShardDataset(root, "*.tar", None, None)
+    data = ShardDataset(ShardFolder(root), "*.tar", None, None)
     data.read(3)
     assert pickle.loads(pickle.dumps(data)).read(17) == square(17)
 
 
 def test_a_forked_process_and_its_parent_read_on(root: Path) -> None:
-    data = ShardDataset(root, "*.tar", None, None)
+    data = ShardDataset(ShardFolder(root), "*.tar", None, None)
     data.read(3)
     child = os.fork()
     if child == 0:
@@ -50,7 +50,7 @@ def test_a_forked_process_and_its_parent_read_on(root: Path) -> None:
 
 
 def test_a_shard_that_shrinks_under_way_is_an_error(root: Path) -> None:
-    data = ShardDataset(root, "*.tar", None, None)
+    data = ShardDataset(ShardFolder(root), "*.tar", None, None)
     os.truncate(root / "val-00009.tar", 600)
     with pytest.raises(DataError, match=r"val-00009.tar ended inside 'k29'"):
         data.read(29)
@@ -59,11 +59,11 @@ def test_a_shard_that_shrinks_under_way_is_an_error(root: Path) -> None:
 @pytest.mark.parametrize("index", [-1, 30])
 def test_there_are_no_samples_outside(root: Path, index: int) -> None:
     with pytest.raises(IndexError):
-        ShardDataset(root, "*.tar", None, None).read(index)
+        ShardDataset(ShardFolder(root), "*.tar", None, None).read(index)
 
 
 def test_an_image_that_cannot_be_decoded_is_named_by_shard_and_key(tmp_path: Path) -> None:
     with DataSetWriter(tmp_path, classes=["a"], about={}) as writer:
         writer.write_split("val", [Sample("broken", b"no image", "jpg", 0)], samples_per_shard=3)
     with pytest.raises(DataError, match=r"image val-00000.tar:broken is no JPEG"):
-        ShardDataset(tmp_path, "*.tar", None, None).image(0)
+        ShardDataset(ShardFolder(tmp_path), "*.tar", None, None).encoded(0)

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from timm.data import ImageNetInfo
 from tiny_images import CONF, data_keys
 
+from iwin.data.folder import find_images
 from iwin.data.index import index_path
 from iwin.data.module import ImageDataModule
 from iwin.data.sampler import EvalSampler
+from iwin.data.source import CLASS_LISTS
+from iwin.data.writer import DataSetWriter, Sample
 from iwin.errors import ConfigError, DataError
 
 
@@ -144,3 +148,60 @@ def test_folders_and_shards_make_batches_alike(class_folders: Path) -> None:
     greys = [int(Path(dataset.key(i)).stem[-1]) + 40 * int(dataset.labels[i]) for i in range(4)]
     assert batch.images[:, 0, 0, 0].tolist() == greys
     assert batch.targets.tolist() == dataset.labels[:4].tolist()
+
+
+@pytest.fixture
+def shards(class_folders: Path, tmp_path: Path) -> Path:
+    """The 15 images of the folders as training shards of 4, without a validation split."""
+    files = find_images(class_folders)
+    samples = [Sample(f"k{i:02d}", files.read(i), "png", int(files.labels[i])) for i in range(15)]
+    with DataSetWriter(tmp_path / "shards", classes=files.classes, about={}) as writer:
+        writer.write_split("train", samples, samples_per_shard=4)
+    return tmp_path / "shards"
+
+
+def in22k(root: Path, **changes: Any) -> ImageDataModule:
+    small = {"root": str(root), "num_classes": 3, "class_list": None, "image_size": 8, "num_workers": 0}
+    return ImageDataModule(**data_keys("in22k") | small | changes)
+
+
+@pytest.mark.parametrize("shuffle", ["global", "block"])
+def test_shards_without_a_validation_split_get_one(shards: Path, shuffle: str) -> None:
+    data = in22k(shards, val_fraction=0.4, shuffle=shuffle, open_shards=2)
+    data.check()
+    train, val = data.train_dataset, data.val_dataset
+    keys = [[dataset.key(i) for i in range(len(dataset))] for dataset in (train, val)]
+    assert sorted(keys[0] + keys[1]) == keys_of(shards)
+    assert np.bincount(val.labels).tolist() == [2, 2, 2] == val.class_counts().tolist()
+    assert [dataset.label(i) for dataset in (train, val) for i in range(len(dataset))] == [
+        *train.labels.tolist(),
+        *val.labels.tolist(),
+    ]
+    assert sorted(data._shuffle.order(0, 0, 0).tolist()) == list(range(9))
+    again = in22k(shards, val_fraction=0.4).val_dataset
+    assert [again.key(i) for i in range(len(again))] == keys[1]
+
+
+def keys_of(shards: Path) -> list[str]:
+    dataset = in22k(shards).train_dataset
+    return sorted(dataset.key(i) for i in range(len(dataset)))
+
+
+def test_classes_in_another_order_than_released_heads_have_are_refused(shards: Path) -> None:
+    with pytest.raises(DataError, match=r"class 0 is ant, and n00004475 in imagenet-22k.*data.class_list to null"):
+        in22k(shards, class_list="imagenet-22k").check(["train"])
+
+
+def test_the_lists_of_classes_are_those_of_the_data_sets() -> None:
+    counts = {"imagenet-1k": 1000, "imagenet-22k": 21841}
+    for name in CLASS_LISTS:
+        synsets = ImageNetInfo(name).label_names()
+        assert len(synsets) == counts[name]
+        assert synsets == sorted(set(synsets))
+    assert [data_keys(name)["class_list"] for name in ("in1k", "in22k")] == list(CLASS_LISTS)
+
+
+def test_half_a_data_set_is_not_trained_on(shards: Path) -> None:
+    (shards / "manifest.json").rename(shards / "unfinished.json")
+    with pytest.raises(DataError, match=r"is half a data set: iwin shards write was stopped there"):
+        in22k(shards).check()

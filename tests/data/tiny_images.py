@@ -41,6 +41,8 @@ def recipe_keys(name: str, **changes: Any) -> dict[str, Any]:
 def data_keys(name: str, recipe: str = "simple", data_dir: Path | str = "nowhere") -> dict[str, Any]:
     """conf/data/<name>.yaml as Hydra would hand it over, resolved."""
     OmegaConf.register_new_resolver("iwin_package", lambda path: str(PACKAGE / path), replace=True)
-    whole = OmegaConf.create({"seed": 7, "paths": {"data_dir": str(data_dir)}, "augment": recipe_keys(recipe)})
+    whole = OmegaConf.create(
+        {"seed": 7, "paths": {"data_dir": str(data_dir), "cache_dir": "nowhere"}, "augment": recipe_keys(recipe)}
+    )
     whole.data = OmegaConf.load(CONF / "data" / f"{name}.yaml")
     return read_keys(whole.data)

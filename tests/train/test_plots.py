@@ -136,7 +136,7 @@ def test_confusion_of_the_wrong_shape_is_refused(tmp_path: Path) -> None:
 
 def sheet(folder: Path, truth: list[int], predicted: list[int], confidence: list[float], limit: int = 40) -> None:
     count = len(truth)
-    images = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 3, 4, 6), np.uint8)
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 4, 6, 3), np.uint8)
     plots.contact_sheet(
         images, np.array(truth), np.array(predicted), np.array(confidence, np.float32),
         [f"key{i}" for i in range(count)], FIVE_CLASSES, folder / "sheet.png", "a run", limit,

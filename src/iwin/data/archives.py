@@ -16,7 +16,7 @@ import numpy as np
 
 from iwin.data.folder import extension_of
 from iwin.data.index import IMAGE_EXTENSIONS
-from iwin.data.shards import OpenFiles
+from iwin.data.shards import OpenFiles, open_path
 from iwin.data.strings import PackedStrings
 from iwin.data.tarwalk import Extent, TarHeaders
 from iwin.errors import DataError
@@ -80,7 +80,9 @@ class _Found:
     def images(self, classes: list[str]) -> ArchivedImages:
         places = np.array(self.places, dtype=np.int64).reshape(-1, 3)
         labels = np.array(self.labels, dtype=np.int32)
-        return ArchivedImages(self.archives, places, PackedStrings.pack(self.names), labels, classes, OpenFiles())
+        return ArchivedImages(
+            self.archives, places, PackedStrings.pack(self.names), labels, classes, OpenFiles(open_path)
+        )
 
 
 def base_name(member: str) -> str:

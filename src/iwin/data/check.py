@@ -13,7 +13,7 @@ import numpy as np
 
 from iwin.data.decode import decode
 from iwin.data.index import ShardIndex, walk_samples
-from iwin.data.manifest import MANIFEST, read_manifest
+from iwin.data.manifest import MANIFEST, UNFINISHED, read_manifest
 from iwin.errors import ConfigError, DataError
 
 
@@ -113,6 +113,7 @@ def _left_over(root: Path, tars: dict[str, Path], told: dict[str, Told] | None) 
             for path in sorted(root.glob("*.idx"))
             if path.stem + ".tar" not in tars
         ),
+        *(f"{path}: iwin shards write was stopped here; the same command goes on." for path in root.glob(UNFINISHED)),
         *(f"{path}: left over from writing that did not end." for path in sorted(root.glob("*.partial"))),
     ]
 
@@ -150,7 +151,7 @@ def _deep_problems(index: ShardIndex) -> list[str]:
         problems.append(f"{index.tar}: its bytes have sha256 {digest.hex()}, and had {index.sha256} when indexed.")
     indexed = zip(index.offsets.tolist(), index.sizes.tolist(), index.labels.tolist(), strict=True)
     there = [(entry.offset, entry.size, entry.label) for entry in entries]
-    keys = [index.keys[row] for row in range(len(index))]
+    keys = list(index.keys)
     if list(indexed) != there or keys != [entry.key for entry in entries]:
         problems.append(f"{index.tar}: its index does not tell what it holds. iwin shards index {index.tar.parent}")
     with index.tar.open("rb") as file:
@@ -166,13 +167,15 @@ def _deep_problems(index: ShardIndex) -> list[str]:
 def _repeated_keys(indexes: Iterable[ShardIndex]) -> list[str]:
     """The keys that come twice in a split. By their hashes first: a set of 14 million keys would take gigabytes."""
     shards = list(indexes)
-    hashes = [np.array([_hash(shard.keys[row]) for row in range(len(shard))], dtype=np.uint64) for shard in shards]
+    hashes = [np.array([_hash(key) for key in shard.keys], dtype=np.uint64) for shard in shards]
     values, counts = np.unique(np.concatenate([*hashes, np.empty(0, np.uint64)]), return_counts=True)
     suspects = values[counts > 1]
     places: dict[str, list[str]] = {}
     for shard, own in zip(shards, hashes, strict=True):
-        for row in np.flatnonzero(np.isin(own, suspects)).tolist():
-            places.setdefault(shard.keys[row], []).append(str(shard.tar))
+        repeated = np.flatnonzero(np.isin(own, suspects)).tolist()
+        keys = list(shard.keys) if repeated else []
+        for row in repeated:
+            places.setdefault(keys[row], []).append(str(shard.tar))
     return [f"{tars[0]}: key {key!r} comes again in {tars[1]}." for key, tars in places.items() if len(tars) > 1]
 
 

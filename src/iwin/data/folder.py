@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
-from iwin.data.dataset import ImageDataset
+from iwin.data.dataset import ImageDataset, Transform
 from iwin.data.index import IMAGE_EXTENSIONS
 from iwin.data.strings import PackedStrings
 from iwin.errors import ConfigError, DataError, near_names
@@ -136,11 +134,22 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
 class FolderDataset(ImageDataset):
     """The images of `files` (see find_images), read from their files."""
 
-    def __init__(self, files: ImageFiles, transform: Callable[[Image.Image], Tensor], seed: int | None) -> None:
+    def __init__(self, files: ImageFiles, transform: Transform, seed: int | None) -> None:
         super().__init__(transform, seed)
         self.files = files
-        self.labels = files.labels
         self.classes = files.classes
+
+    def __len__(self) -> int:
+        return len(self.files.labels)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int32."""
+        return self.files.labels
+
+    def label(self, index: int) -> int:
+        """The label of image `index`."""
+        return int(self.files.labels[index])
 
     def read(self, index: int) -> bytes:
         """The bytes of image file `index`; see ImageFiles.read."""

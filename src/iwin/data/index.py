@@ -10,17 +10,20 @@
     ends     N u4       of each key in the bytes that follow
     keys     UTF-8, packed end to end
 
-So a sample takes 20 bytes besides its key, and nothing of it is read before it is asked for.
+So a sample takes 20 bytes besides its key. The first three arrays, 16 bytes a sample, are memory-mapped, and so are
+in memory once for all processes of a machine.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from iwin.data.strings import PackedStrings
 from iwin.data.tarwalk import TarWalk
@@ -30,7 +33,9 @@ from iwin.errors import DataError
 MAGIC = b"iwin-idx"
 VERSION = 1
 HEADER = struct.Struct("<8sIIQ32sQ")
-ARRAYS = {"offsets": "<u8", "sizes": "<u4", "labels": "<i4", "ends": "<u4"}
+MAPPED = {"offsets": "<u8", "sizes": "<u4", "labels": "<i4"}
+MAPPED_BYTES = sum(np.dtype(kind).itemsize for kind in MAPPED.values())  # of a sample
+ENDS = "<u4"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 LABEL_EXTENSION = "cls"
 LABEL_DIGITS = 10
@@ -54,53 +59,70 @@ class ShardIndex:
     """The opened index of one shard.
 
     offsets (N,) uint64, sizes (N,) uint32, labels (N,) int32: memory-mapped arrays.
-    keys: the N keys. sha256: of the tar, in hex, as it was when it was indexed. tar_size: in bytes.
+    sha256: of the tar, in hex, as it was when it was indexed. tar_size: in bytes.
+    fetched: whether the tar is there; false where it comes later, whole or not at all.
 
     Raises DataError where the index is missing, damaged, of another version, or older than its tar. Pickles as
     its path, so that a worker which does not inherit memory maps the file itself.
     """
 
-    def __init__(self, tar: Path) -> None:
+    __slots__ = ("fetched", "labels", "offsets", "sha256", "sizes", "tar", "tar_size")
+
+    def __init__(self, tar: Path, fetched: bool = True) -> None:
         self.tar = tar
+        self.fetched = fetched
         path = index_path(tar)
         again = f"Make it again: iwin shards index {tar.parent}"
         if not path.is_file():
             raise DataError(f"{tar} has no index ({path.name}). Make it: iwin shards index {tar.parent}")
-        raw = np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
-        if len(raw) < HEADER.size or raw[:8].tobytes() != MAGIC:
+        with path.open("rb") as file:
+            head, held = file.read(HEADER.size), os.fstat(file.fileno()).st_size
+        if len(head) < HEADER.size or head[:8] != MAGIC:
             raise DataError(f"{path} is not an index of a shard. {again}")
-        _, version, count, tar_size, digest, key_bytes = HEADER.unpack(raw[: HEADER.size].tobytes())
+        _, version, count, tar_size, digest, key_bytes = HEADER.unpack(head)
         if version != VERSION:
             raise DataError(f"{path} is of index version {version}; this code reads version {VERSION}. {again}")
-        expected = HEADER.size + count * sum(np.dtype(kind).itemsize for kind in ARRAYS.values()) + key_bytes
-        if len(raw) != expected:
-            raise DataError(f"{path} holds {len(raw)} bytes where {expected} belong: it is damaged. {again}")
-        if not tar.is_file():
+        mapped = HEADER.size + count * MAPPED_BYTES
+        expected = mapped + count * np.dtype(ENDS).itemsize + key_bytes
+        if held != expected:
+            raise DataError(f"{path} holds {held} bytes where {expected} belong: it is damaged. {again}")
+        if fetched and not tar.is_file():
             raise DataError(f"{path} is the index of {tar.name}, which is not there. Fetch or write the shard again.")
-        if tar.stat().st_size != tar_size:
+        if fetched and tar.stat().st_size != tar_size:
             raise DataError(
                 f"{tar} holds {tar.stat().st_size} bytes, and its index was made when it held {tar_size}: "
                 f"the shard is incomplete or was changed. If it is right as it is, index it again: "
                 f"iwin shards index {tar.parent}"
             )
+        # Mapped by torch, which keeps no descriptor of the file, as Python does: a data set has thousands of shards,
+        # and a process may often have 1,024 files open.
+        raw = torch.from_file(str(path), shared=False, size=mapped, dtype=torch.uint8).numpy()
         arrays: dict[str, np.ndarray] = {}
         position = HEADER.size
-        for name, kind in ARRAYS.items():
+        for name, kind in MAPPED.items():
             end = position + count * np.dtype(kind).itemsize
             arrays[name] = raw[position:end].view(kind)
             position = end
         self.offsets, self.sizes, self.labels = arrays["offsets"], arrays["sizes"], arrays["labels"]
-        self.keys = PackedStrings(arrays["ends"], raw[position:])
         self.tar_size: int = tar_size
         self.sha256: str = digest.hex()
         if count and int((self.offsets + self.sizes).max()) > tar_size:
             raise DataError(f"{path} points past the end of {tar.name}: it is damaged. {again}")
+        if count and int(self.labels.min()) < 0:
+            raise DataError(f"{path} has label {int(self.labels.min())}, below 0: it is damaged. {again}")
 
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def __reduce__(self) -> tuple[type[ShardIndex], tuple[Path]]:
-        return ShardIndex, (self.tar,)
+    @property
+    def keys(self) -> PackedStrings:
+        """The N keys, read at each call: they are half of an index, and asked for only where something is wrong."""
+        tail = np.fromfile(index_path(self.tar), np.uint8, offset=HEADER.size + len(self) * MAPPED_BYTES)
+        ends = len(self) * np.dtype(ENDS).itemsize
+        return PackedStrings(tail[:ends].view(ENDS), tail[ends:])
+
+    def __reduce__(self) -> tuple[type[ShardIndex], tuple[Path, bool]]:
+        return ShardIndex, (self.tar, self.fetched)
 
 
 def write_index(tar: Path, num_classes: int | None = None) -> ShardIndex:
@@ -119,7 +141,7 @@ def write_index(tar: Path, num_classes: int | None = None) -> ShardIndex:
     with whole_file(index_path(tar)) as file:
         file.write(HEADER.pack(MAGIC, VERSION, len(entries), size, digest, len(keys.blob)))
         for name in ("offset", "size", "label"):
-            file.write(np.array([getattr(entry, name) for entry in entries], dtype=ARRAYS[name + "s"]).tobytes())
+            file.write(np.array([getattr(entry, name) for entry in entries], dtype=MAPPED[name + "s"]).tobytes())
         file.write(keys.ends.tobytes())
         file.write(keys.blob.tobytes())
     return ShardIndex(tar)

@@ -14,11 +14,16 @@ from iwin.batch import Batch
 from iwin.data.augment import EvalTransform, TrainTransform
 from iwin.data.dataset import ImageDataset
 from iwin.data.mixup import BatchAugment
+from iwin.data.order import BlockShuffle, GlobalShuffle, Shuffle
 from iwin.data.recipe import Recipe
+from iwin.data.remote import BlockFeed, FetchedShards
 from iwin.data.resume import Standing, StandingTracker, align_batches, check_same_order
 from iwin.data.sampler import EvalSampler, TrainSampler, updates_per_epoch
-from iwin.data.source import SPLITS, Source
-from iwin.errors import ConfigError, whole
+from iwin.data.shards import ShardDataset
+from iwin.data.source import GIGABYTE, SPLITS, Source
+from iwin.errors import ConfigError, near_names, number, whole
+
+SHUFFLES = ("global", "block")
 
 
 def hand_over(batch: Batch) -> Batch:
@@ -29,13 +34,16 @@ def hand_over(batch: Batch) -> Batch:
 class ImageDataModule(LightningDataModule):
     """Images of the data set `name`; every argument is a key of conf/data.
 
-    name, format, root, root_env, train, val, val_fraction, num_classes: where the images are; see Source.
+    name, format, root, root_env, train, val, val_fraction, num_classes, class_list: where the images are and what
+        they must be; see Source.
     image_size: height and width in pixels, or one number for both.
     mean, std: of the data set's pixels in 0..1, per channel.
     batch_size: images of one micro-batch on one device, in training; eval_batch_size: in evaluation.
     num_workers: processes that make batches, for each device and each of training and evaluation; 0 makes them
         in the training process. prefetch: batches that each keeps ready. pin_memory: copy through pinned
         memory, where there is an accelerator.
+    cache_dir, cache_gb: of a data set at a URL; see Source.
+    shuffle: the order of training, "global" or "block" with open_shards shards in a block; see order.py.
     augment: the keys of conf/augment, see Recipe. seed: of the run. split_seed: of the split by val_fraction, so
         that runs with other seeds are measured on the same images.
 
@@ -70,6 +78,11 @@ class ImageDataModule(LightningDataModule):
         augment: Mapping[str, Any],
         seed: int,
         split_seed: int,
+        class_list: str | None,
+        shuffle: str,
+        open_shards: int,
+        cache_dir: str,
+        cache_gb: float,
     ) -> None:
         super().__init__()
         self.source = Source(
@@ -81,8 +94,17 @@ class ImageDataModule(LightningDataModule):
             val=val,
             val_fraction=val_fraction,
             num_classes=num_classes,
+            class_list=class_list,
             split_seed=split_seed,
+            cache_dir=cache_dir,
+            cache_gb=number("data.cache_gb", cache_gb, 0),
+            open_files=whole("data.open_shards", open_shards, 1),
         )
+        if shuffle not in SHUFFLES:
+            raise ConfigError(f"data.shuffle is {shuffle!r}: {near_names(shuffle, SHUFFLES)}")
+        if shuffle == "block" and format != "shards":
+            raise ConfigError(f"data.shuffle is block, which is for shards, and data.format is {format}: use global.")
+        self.shuffle, self.open_shards = shuffle, open_shards
         self.image_size = _size(image_size)
         self.mean, self.std = _channels("mean", mean), _channels("std", std)
         if min(self.std) <= 0:
@@ -98,6 +120,7 @@ class ImageDataModule(LightningDataModule):
         self._attempt = 0
         self._loaded: dict[str, Any] | None = None
         self._tracker = StandingTracker()
+        self._feed: BlockFeed | None = None
 
     def check(self, splits: Sequence[str] = SPLITS) -> None:
         """Open the data set and check it, before a model is built; `splits` for an evaluation is ("val",).
@@ -158,7 +181,7 @@ class ImageDataModule(LightningDataModule):
             self._loaded = None
         self._tracker.start(standing)
         sampler = TrainSampler(
-            len(self.train_dataset),
+            self._shuffle,
             batch_size=self.batch_size,
             world=world,
             rank=trainer.global_rank,
@@ -169,6 +192,7 @@ class ImageDataModule(LightningDataModule):
             start_step=standing.updates,
             reshuffle=not trainer.overfit_batches,
         )
+        self._feed = self._make_feed(self.batch_size * world * accumulation)
         return self._loader(self.train_dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -201,7 +225,15 @@ class ImageDataModule(LightningDataModule):
         trainer = self._trainer()
         if trainer.training:
             self._tracker.hand(batch.position, trainer.global_step)
+            if self._feed is not None:
+                self._feed.at(batch.position)
         return self.batch_augment(batch, training=trainer.training, rank=trainer.global_rank)
+
+    def teardown(self, stage: str) -> None:
+        """Stop fetching shards; Lightning calls this at the end of training, of an evaluation, and after errors."""
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
 
     def roll_back(self) -> None:
         """Go on with other orders and draws, after training has gone wrong: the attempt counts one up.
@@ -224,17 +256,42 @@ class ImageDataModule(LightningDataModule):
         self._loaded = dict(state_dict)
         self._attempt = max(self._attempt, int(state_dict["attempt"]))
 
+    def _make_feed(self, update: int) -> BlockFeed | None:
+        """What fetches shards ahead of training. It starts with the first batch, after the workers were forked."""
+        place, dataset = self.source.place if self.source.remote else None, self.train_dataset
+        if not (isinstance(place, FetchedShards) and isinstance(dataset, ShardDataset)):
+            return None
+        names = [shard.tar.name for shard in dataset.shards]
+        if isinstance(self._shuffle, BlockShuffle):
+            return BlockFeed(place.cache, self._shuffle, names, seed=self.seed, update=update)
+        every = sum(shard.tar_size for shard in dataset.shards)
+        if every > place.cache.limit_bytes:
+            raise ConfigError(
+                f"data.shuffle is global, which may need any shard at any time, and the shards of {place} are "
+                f"{every / GIGABYTE:.0f} GB, more than data.cache_gb={place.cache.limit_bytes / GIGABYTE:g}: set "
+                "data.shuffle=block, or allow all of them."
+            )
+        return None
+
+    @cached_property
+    def _shuffle(self) -> Shuffle:
+        dataset = self.train_dataset
+        if self.shuffle == "block" and isinstance(dataset, ShardDataset):
+            return BlockShuffle(dataset.shard_ends, self.open_shards)
+        return GlobalShuffle(len(dataset))
+
     def _updates_per_epoch(self) -> int:
         """Of the trainer that this belongs to."""
         trainer = self._trainer()
         limit = trainer.limit_train_batches
         return self.updates_per_epoch(trainer.world_size, trainer.accumulate_grad_batches, limit)
 
-    def _order_facts(self) -> dict[str, int]:
+    def _order_facts(self) -> dict[str, int | str]:
         """What, besides the position, the samples of an update depend on."""
         trainer = self._trainer()
-        whole = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        return {"seed": self.seed, "samples": len(self.train_dataset), "global_batch": whole}
+        update = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        samples = len(self.train_dataset)
+        return {"seed": self.seed, "samples": samples, "shuffle": self._shuffle.describe(), "global_batch": update}
 
     def _trainer(self) -> Any:
         if self.trainer is None:

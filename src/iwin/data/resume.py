@@ -56,6 +56,7 @@ def check_same_order(saved: dict[str, Any], now: dict[str, Any]) -> None:
     for key, said in (
         ("seed", "the seed"),
         ("samples", "the number of training samples"),
+        ("shuffle", "the shuffle (data.shuffle, data.open_shards)"),
         ("global_batch", "the global batch (data.batch_size x devices x accumulation)"),
     ):
         if saved[key] != now[key]:

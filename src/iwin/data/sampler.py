@@ -7,27 +7,22 @@ starting to count there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from iwin.batch import Position
+from iwin.data.order import Shuffle
 from iwin.errors import ConfigError, whole
-from iwin.runtime import position_seed
 
 
 class Ticket(NamedTuple):
-    """What a batch sampler hands to a worker: which samples, (B,) int64, and where in the run they stand."""
+    """What a batch sampler hands to a worker: which samples, (B,) integers, and where in the run they stand."""
 
     position: Position
     indices: np.ndarray
-
-
-def order(seed: int, attempt: int, epoch: int, length: int) -> np.ndarray:
-    """The permutation (length,) int64 in which `epoch` visits the samples."""
-    generator = np.random.Generator(np.random.PCG64(position_seed(seed, "order", attempt, epoch)))
-    return generator.permutation(length)
 
 
 def updates_per_epoch(length: int, batch_size: int, world: int, accumulation: int) -> int:
@@ -51,9 +46,9 @@ def updates_per_epoch(length: int, batch_size: int, world: int, accumulation: in
 class TrainSampler:
     """The batch sampler of training for one process.
 
-    The order of an epoch is cut into global batches of batch_size * world * accumulation; each is cut into
-    `world` runs, one a rank, and each of these into `accumulation` micro-batches of `batch_size`. What remains
-    at the end of the order, less than a global batch, is not visited in that epoch.
+    The order that `shuffle` gives an epoch is cut into global batches of batch_size * world * accumulation; each is
+    cut into `world` runs, one a rank, and each of these into `accumulation` micro-batches of `batch_size`. What
+    remains at the end of the order, less than a global batch, is not visited in that epoch.
 
     Yields a Ticket for each micro-batch. `len` is the micro-batches of a whole epoch, also where the first one
     starts in the middle (at `start_step`, an update): Lightning counts batches from the epoch's begin.
@@ -63,7 +58,7 @@ class TrainSampler:
 
     def __init__(
         self,
-        length: int,
+        shuffle: Shuffle,
         *,
         batch_size: int,
         world: int,
@@ -75,8 +70,8 @@ class TrainSampler:
         start_step: int = 0,
         reshuffle: bool = True,
     ) -> None:
-        self.updates = updates_per_epoch(length, batch_size, world, accumulation)
-        self.length = length
+        self.updates = updates_per_epoch(len(shuffle), batch_size, world, accumulation)
+        self.shuffle = shuffle
         self.batch_size = batch_size
         self.world = world
         self.rank = rank
@@ -107,9 +102,11 @@ class TrainSampler:
         return self._tickets(self.attempt, self.epoch, self.start_step)
 
     def _tickets(self, attempt: int, epoch: int, start_step: int) -> Iterator[Ticket]:
-        visited = order(self.seed, attempt, epoch if self.reshuffle else 0, self.length)
+        visited = self.shuffle.order(self.seed, attempt, epoch if self.reshuffle else 0)
         shape = (self.updates, self.world, self.accumulation, self.batch_size)
-        batches = visited[: int(np.prod(shape))].reshape(shape)[:, self.rank]
+        # A copy of this rank's share, so that the order of the whole is not kept through the epoch.
+        batches = visited[: math.prod(shape)].reshape(shape)[:, self.rank].copy()
+        del visited
         for step in range(start_step, self.updates):
             for micro in range(self.accumulation):
                 yield Ticket(Position(attempt, epoch, step, micro), batches[step, micro])

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
+from timm.data import ImageNetInfo
 
-from iwin.data.dataset import ImageDataset
+from iwin.data.cache import ShardCache
+from iwin.data.dataset import ImageDataset, Transform
+from iwin.data.fetch import Patience
 from iwin.data.folder import FolderDataset, ImageFiles, class_names, find_images, stratified_split
-from iwin.data.manifest import read_manifest
-from iwin.data.shards import ShardDataset
+from iwin.data.remote import FetchedShards
+from iwin.data.shards import ShardDataset, ShardFolder, ShardPlace
 from iwin.errors import ConfigError, DataError, near_names
 
 FORMATS = ("shards", "folder")
 SPLITS = ("train", "val")
+CLASS_LISTS = ("imagenet-1k", "imagenet-22k")
+GIGABYTE = 1_000_000_000
+PATIENCE = Patience()
 
 
 class Source:
     """The keys of conf/data that tell where the images are. Nothing is looked at before it is asked for.
 
     format "shards": `train` and `val` are globs of indexed tar shards in `root`.
-    format "folder": they are the folders in `root` that hold the class folders; with `val_fraction` the class
-        folders lie in `root` itself, and that share of each class, chosen by `split_seed`, is for validation.
+    format "folder": they are the folders in `root` that hold the class folders, and with val_fraction the class
+        folders lie in `root` itself.
+    val_fraction: this share of each class of the training images, chosen by `split_seed`, is for validation.
     root_env: the environment variable that sets `root`, or None; error messages tell it.
     num_classes: or None for what the data set tells.
+    cache_dir, cache_gb: where shards at a URL are kept as they are fetched, on a disk of the node, and how much of
+        them, in gigabytes; open_files: of these that a process keeps open.
+    class_list: a list of synsets that timm has, as imagenet-1k, whose order the classes must have; or None. With
+        another order the rows of released heads would mean other classes.
 
     Raises:
-        ConfigError: an unknown format, or val_fraction for shards.
+        ConfigError: an unknown format or class list.
     """
 
     def __init__(
@@ -45,15 +53,18 @@ class Source:
         val: str,
         val_fraction: float | None,
         num_classes: int | None,
+        class_list: str | None,
         split_seed: int,
+        cache_dir: str,
+        cache_gb: float,
+        open_files: int,
     ) -> None:
         if format not in FORMATS:
             raise ConfigError(f"data.format is {format!r}: {near_names(format, FORMATS)}")
-        if format == "shards" and val_fraction is not None:
-            raise ConfigError(
-                f"data.val_fraction is {val_fraction}, and shards are split when they are written: set it to null, "
-                "and use iwin shards write SRC DST --val-fraction."
-            )
+        if root is not None and format == "folder" and "://" in root:
+            raise ConfigError("data.root is a URL, and only shards are fetched: write them, iwin shards write SRC DST")
+        if class_list is not None and class_list not in CLASS_LISTS:
+            raise ConfigError(f"data.class_list is {class_list!r}: {near_names(class_list, CLASS_LISTS)}")
         self.name = name
         self.format = format
         self.parts = {"train": train, "val": val}
@@ -62,6 +73,22 @@ class Source:
         self._root = root
         self._root_env = root_env
         self._num_classes = num_classes
+        self._class_list = class_list
+        self.cache_dir, self.cache_bytes, self.open_files = cache_dir, int(cache_gb * GIGABYTE), open_files
+
+    @property
+    def remote(self) -> bool:
+        """Whether the data set is at a URL."""
+        return self._root is not None and "://" in self._root
+
+    @cached_property
+    def place(self) -> ShardPlace:
+        """Where the shards are. Raises as `root`, and as ShardCache for a URL."""
+        if not self.remote:
+            return ShardFolder(self.root)
+        folder = Path(self.cache_dir).expanduser()
+        cache = ShardCache(str(self._root), folder, limit_bytes=self.cache_bytes, patience=PATIENCE)
+        return FetchedShards(cache, self.open_files)
 
     @cached_property
     def root(self) -> Path:
@@ -75,7 +102,7 @@ class Source:
             raise DataError(f"data set {self.name!r}: {root} is empty. {self._advice()}")
         return root
 
-    def open(self, split: str, transform: Callable[[Image.Image], Tensor], seed: int | None) -> ImageDataset:
+    def open(self, split: str, transform: Transform, seed: int | None) -> ImageDataset:
         """The data set of `split` ("train" or "val"), checked against num_classes.
 
         Raises:
@@ -86,8 +113,10 @@ class Source:
         if self.format == "folder":
             dataset = FolderDataset(self._files(split), transform, seed)
         else:
-            self._check_shards(split)
-            dataset = ShardDataset(self.root, self.parts[split], transform, seed)
+            part = "train" if self.val_fraction is not None else split
+            if not self.remote:
+                self._check_shards(part)
+            dataset = ShardDataset(self.place, self.parts[part], transform, seed, self._rows(split))
         self._check_labels(split, dataset)
         return dataset
 
@@ -95,7 +124,7 @@ class Source:
     def classes(self) -> list[str] | None:
         """The names of the classes by label, or None where shards came without a manifest."""
         if self.format == "shards":
-            manifest = read_manifest(self.root)
+            manifest = self.place.manifest
             return None if manifest is None else list(manifest["classes"])
         if self.val_fraction is not None:
             return self._all_files.classes
@@ -113,7 +142,7 @@ class Source:
         if self._num_classes is not None:
             return self._num_classes
         if self.classes is None:
-            raise ConfigError(f"data.num_classes is null, and the shards in {self.root} have no manifest: set it.")
+            raise ConfigError(f"data.num_classes is null, and the shards in {self.place} have no manifest: set it.")
         return len(self.classes)
 
     @cached_property
@@ -125,6 +154,17 @@ class Source:
                 f"{' and '.join(files.classes)}: set data.val_fraction to null."
             )
         return files
+
+    @cached_property
+    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
+        assert self.val_fraction is not None
+        labels = np.concatenate([shard.labels for shard in self.place.indexes(self.parts["train"])])
+        halves = stratified_split(labels, self.val_fraction, self.split_seed)
+        return halves[0].astype(np.int32), halves[1].astype(np.int32)
+
+    def _rows(self, split: str) -> np.ndarray | None:
+        """The samples of the training shards that are of `split`, where one was not made in writing."""
+        return None if self.val_fraction is None else self._halves[SPLITS.index(split)]
 
     def _files(self, split: str) -> ImageFiles:
         if self.val_fraction is None:
@@ -153,13 +193,14 @@ class Source:
 
     def _check_labels(self, split: str, dataset: ImageDataset) -> None:
         classes = self.num_classes
-        fix = f"Set data.num_classes to what is in {self.root}, or data.root to another data set."
+        fix = f"Set data.num_classes to what is in {self._root}, or data.root to another data set."
         if dataset.classes is not None and len(dataset.classes) != classes:
             raise DataError(
                 f"data set {self.name!r} has {len(dataset.classes)} classes, and data.num_classes is {classes}. {fix}"
             )
-        present = np.unique(dataset.labels)
-        if present[0] < 0 or present[-1] >= classes:
+        self._check_class_list(dataset.classes)
+        present = np.flatnonzero(dataset.class_counts())
+        if present[-1] >= classes:
             raise DataError(
                 f"data set {self.name!r}: labels of {split} go from {present[0]} to {present[-1]}, "
                 f"and data.num_classes is {classes}. {fix}"
@@ -170,6 +211,18 @@ class Source:
                 f"data set {self.name!r}: the training images are of {len(present)} classes, "
                 f"and data.num_classes is {classes}. {fix}"
             )
+
+    def _check_class_list(self, classes: list[str] | None) -> None:
+        if self._class_list is None or classes is None:
+            return
+        wanted = ImageNetInfo(self._class_list).label_names()
+        for label, (here, there) in enumerate(zip(classes, wanted, strict=False)):
+            if here != there:
+                raise DataError(
+                    f"data set {self.name!r}: class {label} is {here}, and {there} in {self._class_list}: the rows of "
+                    "released heads would mean other classes. Write it with classes named by their synsets; or set "
+                    "data.class_list to null, if no released head is to fit it."
+                )
 
     def _layout(self) -> str:
         if self.format == "shards":

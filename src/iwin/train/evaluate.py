@@ -186,9 +186,9 @@ def _write(
     confusion(counts, classes, folder / "confusion.png", title)
     most = wrong[np.argsort(-table["confidence"][wrong])][:40]
     seen = data.val_dataset
-    images = [seen.transform(seen.image(int(index))).numpy() for index in table["indices"][most]]
+    images = [seen.transform(seen.encoded(int(index))) for index in table["indices"][most]]
     contact_sheet(
-        np.stack(images) if images else np.zeros((0, 3, 1, 1), dtype=np.uint8),
+        np.stack(images) if images else np.zeros((0, 1, 1, 3), dtype=np.uint8),
         table["truth"][most],
         table["predicted"][most],
         table["confidence"][most],

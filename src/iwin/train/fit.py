@@ -161,8 +161,8 @@ def fit(cfg: DictConfig) -> None:
 
 def _placed(name: str, folder: RunFolder) -> dict[str, Any]:
     """Where in the run folder a callback writes."""
-    checkpoints = {"dirpath": folder.checkpoints}
-    return {"best": checkpoints, "last": checkpoints, "curves": {"folder": folder.path}}.get(name, {})
+    checkpoints, here = {"dirpath": folder.checkpoints}, {"folder": folder.path}
+    return {"best": checkpoints, "last": checkpoints, "curves": here, "bad_samples": here}.get(name, {})
 
 
 def _result(trainer: lightning.Trainer, best: torch.Tensor | None, seconds: float) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def contact_sheet(
 ) -> None:
     """The pictures that were misclassified, the most confident mistake first, as the picture `out`.
 
-    images: (N, 3, H, W) uint8; those that were classified rightly are left out, and may be so before.
+    images: (N, H, W, 3) uint8; those that were classified rightly are left out, and may be so before.
     truth, predicted: (N,) class indices.
     confidence: (N,) the probability of the prediction, 0..1.
     keys: N names of the samples, to find them again.
@@ -134,7 +134,7 @@ def contact_sheet(
     for cell in cells:
         cell.set_axis_off()
     for cell, i in zip(cells, order, strict=False):
-        cell.imshow(images[i].transpose(1, 2, 0), interpolation="nearest")
+        cell.imshow(images[i], interpolation="nearest")
         cell.set_title(_mistake(classes[truth[i]], classes[predicted[i]], confidence[i]), fontsize=9)
         cell.text(
             0.5, -0.04, _short_key(keys[i]), transform=cell.transAxes, ha="center", va="top", fontsize=7, color=GREY

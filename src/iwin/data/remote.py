@@ -1,0 +1,86 @@
+"""Shards at a URL as a data set: read from the node's cache, and fetched ahead of the block that training is in."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from iwin.batch import Position
+from iwin.data.cache import ShardCache
+from iwin.data.index import ShardIndex
+from iwin.data.order import BlockShuffle
+from iwin.data.read_ahead import ReadAhead
+
+
+class FetchedShards:
+    """A place of shards (see shards.ShardPlace) at a URL. open_files: of those that a process keeps open."""
+
+    def __init__(self, cache: ShardCache, open_files: int) -> None:
+        self.cache = cache
+        # Few: a shard that was removed from the cache takes its room on the disk for as long as it is open.
+        self.open_files = open_files
+
+    def __str__(self) -> str:
+        return self.cache.url
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """As read_manifest returns it."""
+        return self.cache.manifest
+
+    def indexes(self, pattern: str) -> list[ShardIndex]:
+        """Of the shards whose names match the glob `pattern`, by name, fetched where they are not here."""
+        names = sorted(name for name in self.cache.shards if fnmatchcase(name, pattern))
+        self.cache.fetch_indexes(names)
+        return [ShardIndex(self.cache.root / name, fetched=False) for name in names]
+
+    def open(self, name: str) -> int:
+        """A descriptor of the shard `name`, once it is here."""
+        return self.cache.open(name)
+
+
+class BlockFeed:
+    """Has the shards of the block that training is in, and of the next, fetched before they are asked for.
+
+    names: of the shards, as `shuffle` numbers them. seed: of the run. update: samples of a global batch.
+
+    Raises ConfigError where two blocks are more than the cache may hold.
+    """
+
+    def __init__(self, cache: ShardCache, shuffle: BlockShuffle, names: list[str], *, seed: int, update: int) -> None:
+        self.shuffle = shuffle
+        self.names = names
+        self.seed = seed
+        self.update = update
+        self._ahead = ReadAhead(cache, 2 * min(shuffle.open_shards, len(names)) - 1)
+        self._told: tuple[int, int] | None = None  # attempt and epoch
+        self._sample_ends = np.empty(0, np.int64)  # of each block of that epoch
+        self._shard_starts = np.empty(0, np.int64)
+
+    def at(self, position: Position) -> None:
+        """Training is at `position`. Raises DataError where fetching failed since the last call."""
+        epoch = position.attempt, position.epoch
+        if self._told != epoch:
+            self._begin(*epoch)
+        block = int(np.searchsorted(self._sample_ends, position.step * self.update, side="right"))
+        first = int(self._shard_starts[min(block, len(self._shard_starts) - 1)])
+        if self._told != epoch:
+            self._told = epoch
+            self._ahead.want(self._order, first)
+        else:
+            self._ahead.at(first)
+
+    def _begin(self, attempt: int, epoch: int) -> None:
+        sizes = np.diff(self.shuffle.ends, prepend=0)
+        blocks = self.shuffle.blocks(self.seed, attempt, epoch)
+        self._sample_ends = np.cumsum([sizes[block].sum() for block in blocks])
+        self._shard_starts = np.cumsum([0, *(len(block) for block in blocks)])[:-1]
+        following = self.shuffle.blocks(self.seed, attempt, epoch + 1)
+        self._order = [self.names[shard] for shard in chain.from_iterable([*blocks, *following])]
+
+    def close(self) -> None:
+        """Stop fetching."""
+        self._ahead.close()
