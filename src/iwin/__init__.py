@@ -5,6 +5,8 @@ import os
 # Before torch loads OpenMP, which reads it once: threads that wait shall sleep, not spin. Where more threads
 # than cores want to run (workers, ranks, neighbours), spinning made training on a CPU seven times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before webdataset is imported, which reads it once: it then opens no `pipe:` URL, which would run a command.
+os.environ.setdefault("WDS_SECURE", "1")
 
 from iwin.models.protocol import WindowTransformer
 from iwin.models.zoo import create_model

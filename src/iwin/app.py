@@ -7,6 +7,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from iwin.allowed import check_targets, checked_composition
 from iwin.conf import check_keys, conf_dir, groups, options
-from iwin.errors import UserError, near_names
+from iwin.errors import ConfigError, UserError, near_names
+from iwin.secrets import redacted_output, secrets_in
 
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
 EXIT_USER_ERROR = 2
@@ -47,7 +51,17 @@ def register() -> None:
 
 
 def main(program: str) -> None:
-    """Run train.py or eval.py. Errors that are the user's end in a message and exit code 2."""
+    """Run train.py or eval.py. Errors that are the user's end in a message and exit code 2.
+
+    Meanwhile nothing that a configuration names is made unless it is allowed (see allowed.py), files of weights
+    are loaded as weights alone, whoever loads them, and no secret is printed.
+    """
+    secrets = secrets_in(sys.argv[1:])
+    with redacted_output(secrets), checked_composition(), _weights_only():
+        _main(program, secrets)
+
+
+def _main(program: str, secrets: set[str]) -> None:
     register()
     # Hydra would print its own errors and end the process; with this set it raises them. The user's own
     # setting still decides whether a traceback is shown.
@@ -62,6 +76,7 @@ def main(program: str) -> None:
 
     def job(cfg: DictConfig) -> None:
         restore()  # for the processes that a run starts
+        secrets.update(secrets_in(OmegaConf.to_container(cfg, resolve=False)))
         import lightning  # noqa: F401  (sets the level of its logger at import)
 
         for name in ("lightning.pytorch", "lightning.fabric"):  # the run's table says what they would
@@ -69,6 +84,7 @@ def main(program: str) -> None:
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         try:
+            check_targets(cfg)
             check_keys(cfg)
             if program == "train":
                 from iwin.train.fit import fit
@@ -81,25 +97,48 @@ def main(program: str) -> None:
         except (UserError, InstantiationException, OmegaConfBaseException) as error:
             if wants_traceback:
                 raise
-            _say(_explain(error, program))
+            _say(explain(error, program))
             sys.exit(EXIT_USER_ERROR)
 
     try:
+        if any(arg.startswith("--e") for arg in sys.argv[1:]):  # Hydra takes shortened options
+            raise ConfigError(
+                "Hydra's --experimental-rerun would load a pickle, which can run any code: give the overrides"
+            )
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=program)(job)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if wants_traceback:
             raise
-        _say(_explain(error, program))
+        _say(explain(error, program))
         sys.exit(EXIT_USER_ERROR)
     finally:
         restore()
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """torch.load loads weights alone, also where a library asks for more, here and in processes started meanwhile."""
+    variables = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": None}
+    before = {name: os.environ.get(name) for name in variables}
+
+    def set_to(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    set_to(variables)
+    try:
+        yield
+    finally:
+        set_to(before)
 
 
 def _say(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
-def _explain(error: Exception, program: str) -> str:
+def explain(error: Exception, program: str) -> str:
     """Hydra's errors in a line, with the names that are near to what was written."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")

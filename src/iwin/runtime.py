@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from iwin.secrets import redact
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -77,7 +79,7 @@ def code_version() -> dict[str, Any]:
 
 
 def provenance(seed: int, data: dict[str, Any]) -> dict[str, Any]:
-    """What is needed to tell a year later what a run was: code, versions, seed, data, command line."""
+    """What is needed to tell a year later what a run was: code, versions, seed, data, command line; no secrets."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -93,6 +95,6 @@ def provenance(seed: int, data: dict[str, Any]) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
         "seed": seed,
-        "data": data,
-        "command": [sys.executable, *sys.argv],
+        "data": redact(data),
+        "command": redact([sys.executable, *sys.argv]),
     }

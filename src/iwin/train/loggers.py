@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from iwin.errors import ConfigError
 from iwin.train.metrics_csv import MetricsCSV
@@ -30,6 +30,16 @@ def tensorboard(folder: Path) -> Logger:
     return TensorBoardLogger(folder, name=None, version="tensorboard")
 
 
+class _Wandb(WandbLogger):
+    """Ends its run with training. Lightning leaves it open, and the next one in this process would go on in it."""
+
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        if self._experiment is not None:
+            self.experiment.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None  # whoever logs again goes on under the same id
+
+
 def wandb(
     folder: Path,
     project: str = "iwin",
@@ -41,13 +51,16 @@ def wandb(
 
     The id is the folder's name, so that a resumed run goes on in the same place. ConfigError without
     the package.
+
+    Its own collecting is off: it would send the command line as typed, and what is not committed, with any secret
+    in them. provenance.json in the run folder has command and code version.
     """
     if importlib.util.find_spec("wandb") is None:
         raise _missing("wandb")
-    from lightning.pytorch.loggers import WandbLogger
+    import wandb as client
 
     logged_in = "WANDB_API_KEY" in os.environ or "api.wandb.ai" in _netrc()
-    return WandbLogger(
+    return _Wandb(
         name=folder.name,
         id=folder.name,
         save_dir=folder,
@@ -56,6 +69,7 @@ def wandb(
         entity=entity,
         group=group,
         tags=tags or [],
+        settings=client.Settings(x_disable_meta=True, disable_git=True),
     )
 
 
