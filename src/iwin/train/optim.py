@@ -36,14 +36,28 @@ class Optimizer:
         number("optimizer.weight_decay", self.weight_decay, 0)
         self.build(nn.Linear(1, 1), 1.0)  # options that do not fit are found now, not when training starts
 
-    def build(self, model: nn.Module, scale: float) -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, scale: float, *, fused: bool = False) -> torch.optim.Optimizer:
         """The optimizer for `model`, its rate times `scale` (global batch / 512).
 
+        fused: one kernel for all of a step, where torch's Adam or AdamW is built and the options do not choose.
         ConfigError for options that it does not have.
         """
+        options = self.options
+        if fused and self.name in ("adam", "adamw") and not {"fused", "foreach"} & options.keys():
+            options = {**options, "fused": True}
         try:
-            return timm.optim.create_optimizer_v2(
-                model, opt=self.name, lr=self.lr * scale, weight_decay=self.weight_decay, **self.options
+            optimizer = timm.optim.create_optimizer_v2(
+                model, opt=self.name, lr=self.lr * scale, weight_decay=self.weight_decay, **options
             )
         except TypeError as error:
             raise ConfigError(f"optimizer.options={self.options} does not fit {self.name}: {error}") from error
+        optimizer.register_load_state_dict_pre_hook(_keep_kernels)
+        return optimizer
+
+
+def _keep_kernels(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint from another device says how steps were computed there; here they are as this optimizer says."""
+    if "fused" not in optimizer.defaults:
+        return state
+    groups = [{**group, "fused": optimizer.defaults["fused"]} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -16,6 +19,7 @@ import iwin
 from iwin.batch import Batch
 from iwin.errors import ConfigError, number
 from iwin.runtime import seed_at
+from iwin.train.guard import SkipUpdate, UpdateGuard, spoil_gradients
 from iwin.train.optim import Optimizer
 from iwin.train.run_plan import RunPlan
 from iwin.train.schedule import Cosine
@@ -30,6 +34,8 @@ class ClassificationTask(lightning.LightningModule):
 
     Drop-path and dropout are drawn from (seed, attempt, epoch, update, micro-batch, rank), so an
     interrupted run and one that is not draw the same.
+
+    An update whose loss or gradient is not finite, on any rank, is skipped on all; see guard.py.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class ClassificationTask(lightning.LightningModule):
         self.seed = seed
         self.run_config = run_config
         self.label_smoothing = label_smoothing
+        self.guard = UpdateGuard(model)
         self.scheduler: Scheduler | None = None
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
         self.val_loss = MeanMetric()
@@ -66,7 +73,13 @@ class ClassificationTask(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = self.optimizer.build(self.model, self.plan.scale)
+        scaled = self.trainer.precision == "16-mixed"
+        optimizer = self.optimizer.build(self.model, self.plan.scale, fused=self.device.type == "cuda" and not scaled)
+        if scaled and optimizer.defaults.get("fused"):
+            raise ConfigError(
+                "optimizer.options.fused=true does not go with trainer.precision=16-mixed: its gradients would be "
+                "clipped while still scaled. Leave it out, or use bf16-mixed"
+            )
         self.scheduler = self.schedule.build(
             optimizer, per_epoch=self.plan.per_epoch, total=self.plan.total, scale=self.plan.scale
         )
@@ -76,6 +89,8 @@ class ClassificationTask(lightning.LightningModule):
         # The rate is a function of the update alone: nothing to save, nothing to restore.
         assert self.scheduler is not None
         self.scheduler.step_update(self.global_step)
+        if batch.position.micro == 0:
+            self.guard.begin()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_at(self.seed, "update", *batch.position, self.global_rank)
@@ -87,6 +102,35 @@ class ClassificationTask(lightning.LightningModule):
             self.train_top1(logits, batch.targets)
             self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
         return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        spoil_gradients(loss)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        by_value = gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+        self.guard.pass_or_skip(optimizer, clip=gradient_clip_val, by_value=by_value, scaler=self._scaler)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        except SkipUpdate:  # for Lightning the update is done: its count, and with it the schedule, move on
+            if self._scaler is not None:
+                self._scaler.update()  # which ends the update for it, and lowers the scale
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         logits = self.model(batch.images).float()
