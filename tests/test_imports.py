@@ -9,15 +9,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "iwin"
 EVERYONE = {"errors", "batch", "conf"}  # conf: where the configuration files are
+SAFETY = {"secrets", "allowed"}  # what is hidden, and what a configuration may name
 ALLOWED = {
     "errors": set(),
     "batch": set(),
     "conf": {"errors"},
-    "runtime": {"errors"},
+    "exit_codes": set(),
+    "secrets": set(),
+    "allowed": {"errors", "conf"},
+    "runtime": {"errors", "secrets"},
     "models": EVERYONE,
     "data": EVERYONE | {"runtime"},
-    "weights": EVERYONE | {"models"},
-    "train": EVERYONE | {"runtime", "models", "weights", ""},  # "": iwin itself, for its version
+    "weights": EVERYONE | {"models", ""},  # "": iwin itself, for its version
+    "train": EVERYONE | SAFETY | {"runtime", "exit_codes", "models", "weights", ""},  # "": iwin itself, for its version
     "app": None,
     "tools": None,
     "__init__": None,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -40,8 +41,12 @@ def train(program, tmp_path: Path):
     return call
 
 
-def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+def newest(folder: Path) -> Path:
+    return max((folder / "checkpoints").glob("update-*.ckpt"))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(newest(folder), weights_only=True)["state_dict"]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -55,11 +60,23 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def dies_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    epoch_start = lightning.LightningModule.on_train_epoch_start
+
+    def dies(self: lightning.LightningModule) -> None:
+        if self.current_epoch == epoch:
+            raise Killed
+        epoch_start(self)
+
+    monkeypatch.setattr("iwin.train.task.ClassificationTask.on_train_epoch_start", dies)
+
+
 def test_a_run_leaves_what_it_promises_and_evaluates_to_the_same_digits(train, program) -> None:
     folder = train()
     names = {file.name for file in folder.iterdir()}
     assert {"config.yaml", "metrics.csv", "curves.png", "checkpoints", "provenance.json", "result.json"} <= names
-    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    kept = {"best.ckpt", "update-00000022.ckpt", "update-00000044.ckpt"}
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == kept | {f"{name}.sha256" for name in kept}
     assert folder.name.startswith("iwin_micro-digits-")
     (start,) = json.loads((folder / "provenance.json").read_text())["starts"]
     assert start["seed"] == 0
@@ -81,8 +98,8 @@ def test_a_run_leaves_what_it_promises_and_evaluates_to_the_same_digits(train, p
     assert len(report["wrong"]) == round(359 * (1 - float(best["val/top1"])))
     for picture in ("confusion.png", "misclassified.png"):
         Image.open(folder / "eval" / "best" / picture).verify()
-    program("eval", f"checkpoint={folder}/checkpoints/last.ckpt")
-    assert (folder / "eval" / "last" / "eval.json").is_file()
+    program("eval", f"checkpoint={folder}/checkpoints/update-00000022.ckpt")
+    assert (folder / "eval" / "update-00000022" / "eval.json").is_file()
     program("eval", f"checkpoint={folder}", "data.eval_batch_size=50")
     again = json.loads((folder / "eval" / "best-2" / "eval.json").read_text())
     assert again["metrics"]["val/top1"] == report["metrics"]["val/top1"]
@@ -101,30 +118,67 @@ def test_the_same_command_gives_the_same_bits_and_never_writes_over_a_run(train)
 
 
 def test_last_is_the_last_also_where_it_is_not_the_best(train) -> None:
-    folder = train("callbacks.best.mode=min")  # the worst epoch, which is the first
+    folder = train("callbacks.checkpoints.mode=min")  # the worst epoch, which is the first
     assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 44
+    assert torch.load(newest(folder), weights_only=True)["global_step"] == 44
+    best = json.loads((folder / "result.json").read_text())["best"]
+    assert best == {
+        "metric": "val/top1",
+        "score": float(np.nanmin(read_metrics(folder / "metrics.csv")["val/top1"])),
+        "update": 22,
+    }
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers: int) -> None:
     args = (f"data.num_workers={workers}", "trainer.max_epochs=3")
     whole = train(*args, where="whole")
-    epoch_start = lightning.LightningModule.on_train_epoch_start
-
-    def dies(self: lightning.LightningModule) -> None:
-        if self.current_epoch == 2:
-            raise Killed
-        epoch_start(self)
-
-    monkeypatch.setattr("iwin.train.task.ClassificationTask.on_train_epoch_start", dies)
+    dies_in_epoch(monkeypatch, 2)
     with pytest.raises(SystemExit):
         train(*args, where="cut")
     monkeypatch.undo()
     resumed = train(*args, where="cut")
-    assert "going on from checkpoints/last.ckpt" in " ".join(train.printed.split())
+    assert "going on from checkpoints/update-00000044.ckpt" in " ".join(train.printed.split())
     assert len(json.loads((resumed / "provenance.json").read_text())["starts"]) == 2
     assert_same_run(whole, resumed)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_in_the_same_bits(train, monkeypatch) -> None:
+    args = ("trainer.max_epochs=3", "trainer.limit_train_batches=4", "schedule.warmup=1st", "callbacks=ema")
+    whole = train(*args, where="whole")
+    dies_in_epoch(monkeypatch, 2)
+    with pytest.raises(SystemExit):
+        train(*args, where="cut")
+    monkeypatch.undo()
+    (cut,) = whole.parents[1].glob("cut/*")
+    content = bytearray(newest(cut).read_bytes())
+    content[len(content) // 2] ^= 1
+    newest(cut).write_bytes(content)
+    resumed = train(*args, where="cut")
+    printed = " ".join(train.printed.split())
+    assert "Passed over update-00000008.ckpt: its content is not what was saved" in printed
+    assert "going on from checkpoints/update-00000004.ckpt" in printed
+    assert (resumed / "checkpoints" / "update-00000008.ckpt.damaged").read_bytes() == content
+    second = json.loads((resumed / "provenance.json").read_text())["starts"][1]
+    assert second["checkpoint"] == "update-00000004.ckpt"
+    assert "Passed over" in second["recovery"][0]
+    assert_same_run(whole, resumed)
+
+
+def test_the_configuration_of_a_checkpoint_follows_renamed_keys_and_names_unknown_ones(
+    train, program, monkeypatch, capsys
+) -> None:
+    folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st", "trainer.max_epochs=1")
+    checkpoint = torch.load(newest(folder), weights_only=True)
+    data = checkpoint["iwin"]["config"]["data"]
+    data["pixels"] = data.pop("image_size")
+    torch.save(checkpoint, folder / "renamed.ckpt")
+    with pytest.raises(SystemExit):
+        program("eval", f"checkpoint={folder}/renamed.ckpt")
+    assert "there is no key data.pixels" in capsys.readouterr().err
+    monkeypatch.setattr("iwin.__version__", "0.2.0")
+    monkeypatch.setattr("iwin.weights.migrate.RENAMED", {"0.2.0": {"data.pixels": "data.image_size"}})
+    assert "val/top1" in program("eval", f"checkpoint={folder}/renamed.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +207,7 @@ def test_a_run_in_use_is_left_alone(train, tmp_path: Path) -> None:
     from iwin.train.run_folder import RunFolder
 
     folder = train(where="a")
-    config = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["iwin"]["config"]
+    config = torch.load(newest(folder), weights_only=True)["iwin"]["config"]
     with RunFolder.take(tmp_path / "held", config, rank=0) as held:
         held.config_file.write_text("begun")
         os.environ.pop("IWIN_RUN_FOLDER")  # as another process would see it
@@ -185,8 +239,9 @@ def test_debug_modes_show_what_they_promise(program, tmp_path: Path) -> None:
 
 
 def test_overrides_of_an_evaluation_reach_what_follows_them(train, program, tmp_path: Path) -> None:
-    folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st", "callbacks.best=null")
-    last = f"checkpoint={folder}/checkpoints/last.ckpt"
+    folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st", "callbacks.checkpoints.monitor=null")
+    assert not (folder / "checkpoints" / "best.ckpt").exists()
+    last = f"checkpoint={folder}/checkpoints/update-00000002.ckpt"
 
     def losses(*args: str) -> float:
         before = set((folder / "eval").iterdir()) if (folder / "eval").is_dir() else set()

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_a_run_tells_its_model(tmp_path: Path, convert) -> None:
     model = small("swin_t")
     config = {"model": {"_target_": "iwin.create_model", "name": "swin_t", **model.config}}
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    path = save(tmp_path / "best.ckpt", {"iwin": {"config": config}, "state_dict": state})
+    path = save(tmp_path / "best.ckpt", {"iwin": {"version": "0.1.0", "config": config}, "state_dict": state})
     convert(path, tmp_path / "w.safetensors")
     assert same(read_weights(tmp_path / "w.safetensors").tensors, dict(model.state_dict()))
 

@@ -48,8 +48,8 @@ def test_weights_of_others_are_evaluated_and_trained_on(tmp_path: Path, program,
     assert "initialised head.fc.weight: as in the model, by init.head=reset" in " ".join(printed.split())
     (run,) = (tmp_path / "runs").iterdir()
     path.unlink()  # the run's checkpoint brings its own weights
-    assert "names): " in program("eval", f"checkpoint={run}/checkpoints/last.ckpt")
-    error = refused("eval", f"checkpoint={run}/checkpoints/last.ckpt", "init=checkpoint", "init.path=x")
+    assert "names): " in program("eval", f"checkpoint={run}/checkpoints/best.ckpt")
+    error = refused("eval", f"checkpoint={run}/checkpoints/best.ckpt", "init=checkpoint", "init.path=x")
     assert "both name weights: give one of them" in error
 
 

@@ -15,9 +15,12 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from iwin.allowed import check_saved, check_targets
 from iwin.batch import Batch
+from iwin.conf import check_keys
 from iwin.errors import ConfigError
 from iwin.runtime import provenance
+from iwin.secrets import redact
 from iwin.train.checks import check_trainer
 from iwin.train.fit import build_data, build_model, build_trainer, plain_config, share_cores
 from iwin.train.plots import confusion, contact_sheet
@@ -102,7 +105,10 @@ def evaluate(cfg: DictConfig) -> None:
         path = find_checkpoint(cfg.checkpoint)
         weights = read_run_checkpoint(path)
         assert weights.run_config is not None
+        check_saved(weights.run_config)
         cfg = saved_config(weights.run_config, cfg, overrides)
+        check_targets(cfg)
+        check_keys(cfg)  # of the checkpoint's: a key that this version does not have is named
     elif not cfg.init:
         raise ConfigError(
             "checkpoint= is needed: a run folder, or a checkpoint file of one. For other weights choose their model: "
@@ -128,7 +134,7 @@ def evaluate(cfg: DictConfig) -> None:
         plan=RunPlan(data.eval_batch_size, world=1, accumulation=1, per_epoch=1, epochs=1),
         num_classes=cfg.data.num_classes,
         seed=cfg.seed,
-        run_config=plain_config(cfg),
+        run_config=redact(plain_config(cfg)),
     )
     console.print(f"Evaluating {shown(path)}", soft_wrap=True)
     (metrics,) = trainer.validate(task, datamodule=data, verbose=False)

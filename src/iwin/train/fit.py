@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import time
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,34 @@ import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from iwin.errors import ConfigError, near_names
-from iwin.runtime import seed_at
+from iwin.runtime import code_version, seed_at
+from iwin.secrets import redact
+from iwin.train.callbacks.checkpoints import Checkpoints
 from iwin.train.callbacks.resumed_log import ResumedLog
+from iwin.train.checkpoint import DurableCheckpointIO
 from iwin.train.checks import check_image_size, check_run, check_trainer
+from iwin.train.launcher import use_ranks
+from iwin.train.optim import Optimizer
+from iwin.train.ranks import OneRun
+from iwin.train.recovery import Recovery
+from iwin.train.resume_point import agree_on_checkpoint
+from iwin.train.rollback import read_roll_backs, train_with_roll_backs
 from iwin.train.run_folder import RunFolder, shown
 from iwin.train.run_plan import RunPlan
+from iwin.train.schedule import Cosine
 from iwin.train.summary import print_summary
 from iwin.weights.load import load_pretrained
 from iwin.weights.report import LoadReport
 
 LINE_WIDTH = 110  # of the table where the output is no terminal
+WRITE_IN_FOLDER = ("curves", "bad_samples", "nonfinite", "heartbeat")
+SETUP_S = 300.0  # for the ranks to come together, where no callbacks.heartbeat says
 
 
 def global_rank() -> int:
@@ -107,70 +121,104 @@ def plan_run(trainer: lightning.Trainer, data: Any) -> RunPlan:
     return RunPlan(data.batch_size, world, accumulation, per_epoch, trainer.max_epochs or 1)
 
 
+def facts(config: dict[str, Any], data: Any) -> dict[str, Any]:
+    """What every rank of a run must have alike."""
+    versions = {"torch": torch.__version__, "lightning": lightning.__version__}
+    shared = {key: value for key, value in config.items() if key not in ("paths", "logger")}
+    return {**shared, "data set": data.describe(), "code": code_version(), "versions": versions}
+
+
 def fit(cfg: DictConfig) -> None:
     """Train as `cfg` says, in a run folder of its own, going on where the same command stopped before."""
     check_trainer(plain_config(cfg.trainer))
     check_run(plain_config(cfg), HydraConfig.get().runtime.choices["model"])
     optimizer, schedule = instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.schedule)
     data = build_data(cfg)
-    model = build_model(cfg)
-    config = plain_config(cfg)
+    config = redact(plain_config(cfg))
     with RunFolder.take(Path(cfg.paths.runs_dir), config, global_rank()) as folder:
-        callbacks = {name: instantiate(node, **_placed(name, folder)) for name, node in cfg.callbacks.items() if node}
-        trainer = build_trainer(
-            cfg,
-            callbacks=[*callbacks.values(), ResumedLog()],
-            logger=[instantiate(node, folder=folder.path) for node in cfg.logger.values() if node],
-            default_root_dir=folder.path,
+        train_with_roll_backs(
+            lambda: _train(cfg, config, folder, data, optimizer, schedule),
+            folder=folder.path,
+            data=data,
+            writes=global_rank() == 0,
         )
-        share_cores(trainer, cfg.data.num_workers)
-        plan = plan_run(trainer, data)
-        schedule.warmup_updates(per_epoch=plan.per_epoch, total=plan.total)
-        task = instantiate(cfg.task, _partial_=True)(
-            model=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            plan=plan,
-            num_classes=cfg.data.num_classes,
-            seed=cfg.seed,
-            run_config=config,
-        )
-        console = Console(quiet=not trainer.is_global_zero, width=None if sys.stdout.isatty() else LINE_WIDTH)
-        if trainer.is_global_zero:
-            folder.write_start(config, cfg.seed, data.describe())
-        device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
-        print_summary(
-            console, config=config, model=model, data=data, plan=plan, device=device, folder=shown(folder.path)
-        )
-        checkpoint = folder.last_checkpoint if folder.resumed else None
-        if folder.resumed:
-            start = "its beginning" if checkpoint is None else str(checkpoint.relative_to(folder.path))
-            console.print(f"This command has an unfinished run in that folder: going on from {start}.\n")
-        elif folder.passed_over:
-            console.print(f"This is a new run, as {folder.passed_over}.\n")
-        seed_at(cfg.seed, "start")
-        started = time.monotonic()
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-        if trainer.is_global_zero:
-            result = _result(
-                trainer, getattr(callbacks.get("best"), "best_model_score", None), time.monotonic() - started
-            )
-            folder.write_result(result)
-            _print_result(console, folder, result)
+
+
+def _train(
+    cfg: DictConfig, config: dict[str, Any], folder: RunFolder, data: Any, optimizer: Optimizer, schedule: Cosine
+) -> None:
+    """From the newest checkpoint, or the beginning, to the results. RollBack where this has to be done once more."""
+    model = build_model(cfg)
+    callbacks = {name: instantiate(node, **_placed(name, folder)) for name, node in cfg.callbacks.items() if node}
+    use_ranks(getattr(callbacks.get("heartbeat"), "setup_s", SETUP_S))
+    trainer = build_trainer(
+        cfg,
+        callbacks=[*callbacks.values(), ResumedLog(), OneRun(facts(config, data))],
+        logger=[instantiate(node, folder=folder.path) for node in cfg.logger.values() if node],
+        plugins=[DurableCheckpointIO()],
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks.values()),
+        default_root_dir=folder.path,
+    )
+    share_cores(trainer, cfg.data.num_workers)
+    plan = plan_run(trainer, data)
+    schedule.warmup_updates(per_epoch=plan.per_epoch, total=plan.total)
+    task = instantiate(cfg.task, _partial_=True)(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        plan=plan,
+        num_classes=cfg.data.num_classes,
+        seed=cfg.seed,
+        run_config=config,
+    )
+    console = Console(quiet=not trainer.is_global_zero, width=None if sys.stdout.isatty() else LINE_WIDTH)
+    recovery = agree_on_checkpoint(trainer, folder)
+    if trainer.is_global_zero:
+        folder.write_start(config, cfg.seed, data.describe(), recovery)
+    device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
+    print_summary(console, config=config, model=model, data=data, plan=plan, device=device, folder=shown(folder.path))
+    _say_start(console, folder, recovery)
+    seed_at(cfg.seed, "start")
+    started = time.monotonic()
+    with ExitStack() as watched:
+        for callback in callbacks.values():  # heartbeat and preemption are on duty around the whole of it
+            if isinstance(callback, AbstractContextManager):
+                watched.enter_context(callback)
+        trainer.fit(task, datamodule=data, ckpt_path=recovery.checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        result = _result(trainer, callbacks.get("checkpoints"), time.monotonic() - started)
+        if "nonfinite" in callbacks:
+            result["skipped_updates"] = callbacks["nonfinite"].skipped
+            result["roll_backs"] = len(read_roll_backs(folder.path))
+        folder.write_result(result)
+        _print_result(console, folder, result)
+
+
+def _say_start(console: Console, folder: RunFolder, recovery: Recovery) -> None:
+    for note in recovery.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    if folder.resumed:
+        checkpoint = recovery.checkpoint
+        start = "its beginning" if checkpoint is None else str(checkpoint.relative_to(folder.path))
+        console.print(f"This command has an unfinished run in that folder: going on from {start}.\n")
+    elif folder.passed_over:
+        console.print(f"This is a new run, as {folder.passed_over}.\n")
 
 
 def _placed(name: str, folder: RunFolder) -> dict[str, Any]:
     """Where in the run folder a callback writes."""
-    checkpoints, here = {"dirpath": folder.checkpoints}, {"folder": folder.path}
-    return {"best": checkpoints, "last": checkpoints, "curves": here, "bad_samples": here}.get(name, {})
+    here = {"folder": folder.path}
+    places = {"checkpoints": {"folder": folder.checkpoints}}
+    return places.get(name, here if name in WRITE_IN_FOLDER else {})
 
 
-def _result(trainer: lightning.Trainer, best: torch.Tensor | None, seconds: float) -> dict[str, Any]:
-    """The numbers of the last validation, the best top-1, and how long this start took."""
+def _result(trainer: lightning.Trainer, checkpoints: Checkpoints | None, seconds: float) -> dict[str, Any]:
+    """The numbers of the last validation, which checkpoint is the best, and how long this start took."""
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    best = None if checkpoints is None else checkpoints.best
     return {
         "last": metrics,
-        "best_top1": None if best is None else float(best),
+        "best": None if checkpoints is None or best is None else {"metric": checkpoints.monitor, **best._asdict()},
         "epochs": trainer.current_epoch,
         "updates": trainer.global_step,
         "seconds_since_last_start": round(seconds, 1),
@@ -178,11 +226,11 @@ def _result(trainer: lightning.Trainer, best: torch.Tensor | None, seconds: floa
 
 
 def _print_result(console: Console, folder: RunFolder, result: dict[str, Any]) -> None:
-    last = result["last"]
+    last, best = result["last"], result["best"]
     if "val/top1" in last:
         console.print(
             f"\nDone in {result['seconds_since_last_start']:.0f} s: top-1 {100 * last['val/top1']:.2f} % at the end, "
-            + (f"{100 * result['best_top1']:.2f} % at best." if result["best_top1"] is not None else "no best kept.")
+            + (f"{100 * best['score']:.2f} % at best." if best and best["metric"] == "val/top1" else "no best kept.")
         )
     console.print(f"Results   {shown(folder.path)}", soft_wrap=True)
     console.print(f"Evaluate  python eval.py checkpoint={shown(folder.path)}", soft_wrap=True)

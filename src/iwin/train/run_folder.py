@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,15 +17,21 @@ from omegaconf import OmegaConf
 
 from iwin.errors import ConfigError
 from iwin.runtime import config_hash, provenance
+from iwin.train.durable import put_text
+from iwin.train.recovery import BEST, Recovery, update_checkpoints
+from iwin.weights.digest import damage
 
 # What changes where, how visibly or how fast a run goes, and nothing that it computes or keeps.
 NOT_IDENTITY = {
     "": ("paths", "logger"),
-    "callbacks": ("progress", "curves"),
+    # nonfinite: a run that it stopped goes on with other limits.
+    "callbacks": ("progress", "curves", "heartbeat", "preemption", "nonfinite"),
     "data": ("num_workers", "prefetch", "pin_memory"),
     "trainer": ("log_every_n_steps", "profiler"),
 }
+# What the process that holds a run tells those that it starts: the folder, and where in the run to begin.
 RUN_FOLDER_VARIABLE = "IWIN_RUN_FOLDER"
+CHECKPOINT_VARIABLE = "IWIN_CHECKPOINT"
 
 
 def shown(path: Path) -> str:
@@ -66,10 +73,9 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def last_checkpoint(self) -> Path | None:
-        """Where a run goes on from; None for the beginning."""
-        last = self.checkpoints / "last.ckpt"
-        return last if last.is_file() else None
+    def leads(self) -> bool:
+        """Whether this process holds the run, and decides for the others."""
+        return self._lock is not None
 
     @property
     def result_file(self) -> Path:
@@ -120,6 +126,9 @@ class RunFolder:
         except BlockingIOError:
             lock.close()
             return None
+        # A forked data worker has the lock too, and outlives a killed run by seconds, in which the same command
+        # would take the folder to be in use and begin another run.
+        os.register_at_fork(after_in_child=lock.close)
         return lock
 
     def __enter__(self) -> RunFolder:
@@ -131,6 +140,7 @@ class RunFolder:
         A folder in which nothing was begun goes again.
         """
         os.environ.pop(RUN_FOLDER_VARIABLE, None)
+        os.environ.pop(CHECKPOINT_VARIABLE, None)
         if self._lock is None:
             return
         if not self.config_file.exists() and [file.name for file in self.path.iterdir()] == [".lock"]:
@@ -138,34 +148,39 @@ class RunFolder:
             self.path.rmdir()
         self._lock.close()
 
-    def write_start(self, config: dict[str, Any], seed: int, data: dict[str, Any]) -> None:
-        """config.yaml and provenance.json; a resumed run adds its start to the list, and changes no other."""
+    def write_start(self, config: dict[str, Any], seed: int, data: dict[str, Any], recovery: Recovery) -> None:
+        """config.yaml and provenance.json; a resumed run adds its start to the list, and changes no other.
+
+        OSError where the disk takes no more.
+        """
         if not self.resumed:
-            self._write(self.config_file, OmegaConf.to_yaml(OmegaConf.create(config)))
+            put_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(config)))
         file = self.path / "provenance.json"
         starts = json.loads(file.read_text())["starts"] if file.is_file() else []
-        starts.append(provenance(seed, data))
-        self._write(file, json.dumps({"starts": starts}, indent=1) + "\n")
+        checkpoint = None if recovery.checkpoint is None else recovery.checkpoint.name
+        starts.append({**provenance(seed, data), "checkpoint": checkpoint, "recovery": list(recovery.notes)})
+        put_text(file, json.dumps({"starts": starts}, indent=1) + "\n")
 
     def write_result(self, result: dict[str, Any]) -> None:
         """result.json, which marks the run as ended."""
-        self._write(self.result_file, json.dumps(result, indent=1) + "\n")
-
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        beside = path.with_name(path.name + ".new")
-        beside.write_text(text)
-        beside.replace(path)
+        put_text(self.result_file, json.dumps(result, indent=1) + "\n")
 
 
-def find_checkpoint(given: str) -> Path:
-    """A file as it is; of a run folder the best checkpoint. ConfigError where there is none."""
+def find_checkpoint(given: str, say: Callable[[str], None] = print) -> Path:
+    """A file as it is; of a run folder the best checkpoint, else the newest, of those that are as they were saved.
+
+    `say` is told of those that are not; nothing in the folder changes. ConfigError where there is none.
+    """
     path = Path(given).absolute()
     if path.is_dir():
-        for name in ("best.ckpt", "last.ckpt"):
-            if (path / "checkpoints" / name).is_file():
-                return path / "checkpoints" / name
-        raise ConfigError(f"checkpoint={given}: the folder has no checkpoints/best.ckpt or last.ckpt")
+        folder = path / "checkpoints"
+        for checkpoint in [folder / BEST, *update_checkpoints(folder)]:
+            if checkpoint.exists():
+                why = damage(checkpoint)
+                if why is None:
+                    return checkpoint
+                say(f"Passed over {checkpoint.name}: {why}.")
+        raise ConfigError(f"checkpoint={given}: the folder has no sound checkpoints/{BEST} or update-*.ckpt")
     if not path.is_file():
         raise ConfigError(f"checkpoint={given}: there is no such file or run folder")
     return path

@@ -14,6 +14,8 @@ from torch import Tensor
 from iwin.errors import WeightsError, near_names
 from iwin.models.targets import plain
 from iwin.weights.config import check_model_config, model_config_of_run
+from iwin.weights.digest import damage, digest_file
+from iwin.weights.migrate import migrate
 from iwin.weights.pickles import PICKLE_START, ZIP_START, Foreign, as_mapping, open_pickled
 
 FORMAT_VERSION = 1
@@ -43,7 +45,7 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> Weights:
     """The weights in a file (torch.save's, old or new; safetensors), or in a state dict.
 
     Nothing that a file holds is executed or imported. WeightsError, naming the file, where it is
-    missing, empty, truncated, or holds no weights.
+    missing, empty, truncated, holds no weights, or is not what the sha256 beside it says.
     """
     if isinstance(source, Mapping):
         name = "the given state dict"
@@ -66,6 +68,8 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> Weights:
             return _safetensors(path)
         if not start.startswith((ZIP_START, PICKLE_START)):
             raise WeightsError(f"it is neither safetensors nor of torch.save: it begins with {start!r}")
+        if digest_file(path).exists() and (why := damage(path)):
+            raise WeightsError(why)
         with open_pickled(path) as pickled:
             return _from_tree(pickled.tree, str(path), pickled.is_tensor, pickled.tensor)
     except (WeightsError, OSError) as error:
@@ -175,9 +179,9 @@ def _unwrapped(names: list[str]) -> list[str]:
 
 
 def _run_config(node: Any) -> dict[str, Any]:
-    """The configuration under `iwin` in a run's checkpoint: plain data."""
+    """The configuration under `iwin` in a run's checkpoint: plain data, with the keys of this version."""
     mapping = as_mapping(node)
     config = as_mapping(mapping.get("config")) if mapping is not None else None
-    if config is None or not isinstance(config.get("model"), Mapping):
+    if mapping is None or config is None or not isinstance(config.get("model"), Mapping):
         raise WeightsError("it has an entry 'iwin', but there is no configuration of a run in it")
-    return plain(config)
+    return migrate(plain(config), mapping.get("version"))
