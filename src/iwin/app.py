@@ -23,10 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 from iwin.allowed import check_targets, checked_composition
 from iwin.conf import check_keys, conf_dir, groups, options
 from iwin.errors import ConfigError, UserError, near_names
+from iwin.exit_codes import USER_ERROR
 from iwin.secrets import redacted_output, secrets_in
 
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
-EXIT_USER_ERROR = 2
 # Lightning's warnings that say nothing to our users: its own use of torch; a folder that a run goes on in,
 # which is announced; epochs shorter than the logging interval; the number of workers, which is configured;
 # under DDP the strides of depthwise kernels, a few KB that are copied once more.
@@ -98,7 +98,7 @@ def _main(program: str, secrets: set[str]) -> None:
             if wants_traceback:
                 raise
             _say(explain(error, program))
-            sys.exit(EXIT_USER_ERROR)
+            sys.exit(USER_ERROR)
 
     try:
         if any(arg.startswith("--e") for arg in sys.argv[1:]):  # Hydra takes shortened options
@@ -110,7 +110,7 @@ def _main(program: str, secrets: set[str]) -> None:
         if wants_traceback:
             raise
         _say(explain(error, program))
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(USER_ERROR)
     finally:
         restore()
 

@@ -43,9 +43,9 @@ def test_an_index_finds_every_sample_of_what_was_written(shard: Path) -> None:
         assert data[start : start + int(index.sizes[i])] == square(i)
 
 
-def test_an_index_takes_20_bytes_a_sample_besides_its_key(shard: Path) -> None:
+def test_an_index_takes_16_bytes_a_sample_besides_its_key(shard: Path) -> None:
     keys = sum(len(f"dir/key-{i}") for i in range(10))
-    assert index_path(shard).stat().st_size == 64 + 10 * 20 + keys
+    assert index_path(shard).stat().st_size == 64 + 10 * 16 + keys
 
 
 def test_an_index_pickles_as_a_path(shard: Path) -> None:

@@ -133,10 +133,11 @@ def test_losses_of_processes_are_told_from_defects() -> None:
 
 def test_a_killed_data_worker_ends_the_run_with_a_message_and_it_goes_on(tmp_path: Path, capfd) -> None:
     sent: list[int] = []
+    others = _children()  # that earlier tests have left
 
     def at(event: str) -> None:
         if event == "batch 1 of epoch 1, update 6":
-            (worker,) = [p for p in _children() if p not in sent]
+            (worker,) = [pid for pid in _children() if pid not in others]
             sent.append(worker)
             os.kill(worker, signal.SIGKILL)
             threading.Event().wait(10.0)  # the news of its end interrupts it

@@ -4,13 +4,13 @@
 
     header   64 bytes   magic "iwin-idx", format version u4, samples N u4, tar size u8, tar sha256 32 bytes,
                         bytes of keys u8
-    offsets  N u8       of each image's first byte in the tar
+    blocks   N u4       of each image's first byte in the tar, in blocks of 512 bytes: a member starts at one
     sizes    N u4       of each image in bytes
     labels   N i4
     ends     N u4       of each key in the bytes that follow
     keys     UTF-8, packed end to end
 
-So a sample takes 20 bytes besides its key. The first three arrays, 16 bytes a sample, are memory-mapped, and so are
+So a sample takes 16 bytes besides its key. The first three arrays, 12 bytes a sample, are memory-mapped, and so are
 in memory once for all processes of a machine.
 """
 
@@ -31,9 +31,10 @@ from iwin.data.whole_file import whole_file
 from iwin.errors import DataError
 
 MAGIC = b"iwin-idx"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8sIIQ32sQ")
-MAPPED = {"offsets": "<u8", "sizes": "<u4", "labels": "<i4"}
+BLOCK = 512
+MAPPED = {"blocks": "<u4", "sizes": "<u4", "labels": "<i4"}
 MAPPED_BYTES = sum(np.dtype(kind).itemsize for kind in MAPPED.values())  # of a sample
 ENDS = "<u4"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -58,7 +59,7 @@ def index_path(tar: Path) -> Path:
 class ShardIndex:
     """The opened index of one shard.
 
-    offsets (N,) uint64, sizes (N,) uint32, labels (N,) int32: memory-mapped arrays.
+    blocks (N,) uint32, sizes (N,) uint32, labels (N,) int32: memory-mapped arrays.
     sha256: of the tar, in hex, as it was when it was indexed. tar_size: in bytes.
     fetched: whether the tar is there; false where it comes later, whole or not at all.
 
@@ -66,7 +67,7 @@ class ShardIndex:
     its path, so that a worker which does not inherit memory maps the file itself.
     """
 
-    __slots__ = ("fetched", "labels", "offsets", "sha256", "sizes", "tar", "tar_size")
+    __slots__ = ("blocks", "fetched", "labels", "sha256", "sizes", "tar", "tar_size")
 
     def __init__(self, tar: Path, fetched: bool = True) -> None:
         self.tar = tar
@@ -103,7 +104,7 @@ class ShardIndex:
             end = position + count * np.dtype(kind).itemsize
             arrays[name] = raw[position:end].view(kind)
             position = end
-        self.offsets, self.sizes, self.labels = arrays["offsets"], arrays["sizes"], arrays["labels"]
+        self.blocks, self.sizes, self.labels = arrays["blocks"], arrays["sizes"], arrays["labels"]
         self.tar_size: int = tar_size
         self.sha256: str = digest.hex()
         if count and int((self.offsets + self.sizes).max()) > tar_size:
@@ -112,7 +113,16 @@ class ShardIndex:
             raise DataError(f"{path} has label {int(self.labels.min())}, below 0: it is damaged. {again}")
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self.blocks)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(N,) uint64: of each image's first byte in the tar; made at each call."""
+        return self.blocks.astype(np.uint64) * np.uint64(BLOCK)
+
+    def offset(self, row: int) -> int:
+        """Of the first byte of image `row` in the tar."""
+        return int(self.blocks[row]) * BLOCK
 
     @property
     def keys(self) -> PackedStrings:
@@ -140,8 +150,13 @@ def write_index(tar: Path, num_classes: int | None = None) -> ShardIndex:
     keys = PackedStrings.pack(entry.key for entry in entries)
     with whole_file(index_path(tar)) as file:
         file.write(HEADER.pack(MAGIC, VERSION, len(entries), size, digest, len(keys.blob)))
-        for name in ("offset", "size", "label"):
-            file.write(np.array([getattr(entry, name) for entry in entries], dtype=MAPPED[name + "s"]).tobytes())
+        columns = {
+            "blocks": [entry.offset // BLOCK for entry in entries],
+            "sizes": [entry.size for entry in entries],
+            "labels": [entry.label for entry in entries],
+        }
+        for name, kind in MAPPED.items():
+            file.write(np.array(columns[name], dtype=kind).tobytes())
         file.write(keys.ends.tobytes())
         file.write(keys.blob.tobytes())
     return ShardIndex(tar)

@@ -192,7 +192,7 @@ class ShardDataset(ImageDataset):
         """The encoded bytes of image `index`. Raises DataError where the shard ends before them."""
         shard, row = self._locate(index)
         size = int(shard.sizes[row])
-        data = self._files.read(shard.tar.name, int(shard.offsets[row]), size)
+        data = self._files.read(shard.tar.name, shard.offset(row), size)
         if len(data) != size:
             raise DataError(f"{shard.tar} ended inside {shard.keys[row]!r}: it was cut short after it was opened.")
         return data

@@ -9,8 +9,7 @@ import sys
 
 import iwin.tools
 from iwin.errors import UserError
-
-EXIT_USER_ERROR = 2
+from iwin.exit_codes import USER_ERROR
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.func(arguments) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return USER_ERROR
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from iwin.batch import Batch
-from iwin.data.index import HEADER, MAGIC, VERSION, index_path
+from iwin.data.index import BLOCK, HEADER, MAGIC, VERSION, index_path
 from iwin.data.manifest import write_manifest
 from iwin.data.module import hand_over
 from iwin.data.order import GlobalShuffle
@@ -28,7 +28,7 @@ from iwin.data.shards import ShardDataset, ShardFolder
 from iwin.errors import whole
 
 CLASSES = 21841
-IMAGE_BYTES = 110_000
+IMAGE_BYTES = 215 * BLOCK  # about 110 KB
 BATCH = 128
 POLL_S = 0.1
 MEGABYTE = 1e6
@@ -100,7 +100,7 @@ def _make(root: Path, samples: int, per_shard: int) -> None:
         ends = np.arange(1, count + 1, dtype="<u4") * (len(keys) // count)
         with index_path(tar).open("wb") as file:
             file.write(HEADER.pack(MAGIC, VERSION, count, size, digest, len(keys)))
-            file.write((np.arange(count, dtype="<u8") * IMAGE_BYTES).tobytes())
+            file.write((np.arange(count, dtype="<u4") * (IMAGE_BYTES // BLOCK)).tobytes())
             file.write(np.full(count, IMAGE_BYTES, dtype="<u4").tobytes())
             file.write(rng.integers(0, CLASSES, count, dtype="<i4").tobytes())
             file.write(ends.tobytes() + keys)
@@ -118,7 +118,7 @@ class LookedUp(ShardDataset):
         targets = []
         for index in ticket.indices.tolist():
             shard, row = self._locate(index)
-            assert int(shard.offsets[row]) + int(shard.sizes[row]) <= shard.tar_size
+            assert shard.offset(row) + int(shard.sizes[row]) <= shard.tar_size
             targets.append(self.label(index))
         indices = torch.from_numpy(ticket.indices.astype(np.int64))
         return Batch(torch.empty(0), torch.tensor(targets), indices, ticket.position)
