@@ -129,7 +129,7 @@ def test_last_is_the_last_also_where_it_is_not_the_best(train) -> None:
     }
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers: int) -> None:
     args = (f"data.num_workers={workers}", "trainer.max_epochs=3")
     whole = train(*args, where="whole")
@@ -143,6 +143,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers
     assert_same_run(whole, resumed)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_in_the_same_bits(train, monkeypatch) -> None:
     args = ("trainer.max_epochs=3", "trainer.limit_train_batches=4", "schedule.warmup=1st", "callbacks=ema")
     whole = train(*args, where="whole")
@@ -238,6 +239,7 @@ def test_debug_modes_show_what_they_promise(program, tmp_path: Path) -> None:
     assert "run_training_batch" in profile.read_text()
 
 
+@pytest.mark.slow
 def test_overrides_of_an_evaluation_reach_what_follows_them(train, program, tmp_path: Path) -> None:
     folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st", "callbacks.checkpoints.monitor=null")
     assert not (folder / "checkpoints" / "best.ckpt").exists()

@@ -110,6 +110,7 @@ def test_a_run_that_is_not_the_same_is_found(broken: str, said: str, tmp_path: P
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_at_once(tmp_path: Path) -> None:
     done = stress("--kills", "0", "--keep", str(tmp_path))
     assert done.returncode == 2

@@ -189,6 +189,7 @@ def test_the_quality_of_shuffles_is_told(capsys: pytest.CaptureFixture[str]) -> 
     assert distances[-1] == pytest.approx(33.3, abs=0.7)
 
 
+@pytest.mark.slow
 def test_the_index_of_a_large_data_set_is_measured(tmp_path: Path) -> None:
     told = tmp_path / "index.json"
     sizes = ["--samples", "50000", "--samples-per-shard", "500", "--ranks", "2", "--workers", "1", "--batches", "5"]

@@ -34,6 +34,7 @@ def test_the_keys_of_init_are_those_of_loading() -> None:
     assert list(keys) == ["path", *list(inspect.signature(iwin.load_pretrained).parameters)[2:]]
 
 
+@pytest.mark.slow
 def test_weights_of_others_are_evaluated_and_trained_on(tmp_path: Path, program, refused) -> None:
     weights = released(iwin.create_model("iwin_micro", num_classes=10).state_dict())
     path = save(tmp_path / "iwin.pth", {"model": weights})
