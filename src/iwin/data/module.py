@@ -16,11 +16,11 @@ from iwin.data.dataset import ImageDataset
 from iwin.data.mixup import BatchAugment
 from iwin.data.order import BlockShuffle, GlobalShuffle, Shuffle
 from iwin.data.recipe import Recipe
-from iwin.data.remote import BlockFeed, FetchedShards
+from iwin.data.remote import BlockFeed, feed
 from iwin.data.resume import Standing, StandingTracker, align_batches, check_same_order
 from iwin.data.sampler import EvalSampler, TrainSampler, updates_per_epoch
 from iwin.data.shards import ShardDataset
-from iwin.data.source import GIGABYTE, SPLITS, Source
+from iwin.data.source import SPLITS, Source
 from iwin.errors import ConfigError, near_names, number, whole
 
 SHUFFLES = ("global", "block")
@@ -192,7 +192,9 @@ class ImageDataModule(LightningDataModule):
             start_step=standing.updates,
             reshuffle=not trainer.overfit_batches,
         )
-        self._feed = self._make_feed(self.batch_size * world * accumulation)
+        if self.source.remote:
+            update = self.batch_size * world * accumulation
+            self._feed = feed(self.train_dataset, self._shuffle, seed=self.seed, update=update)
         return self._loader(self.train_dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -255,23 +257,6 @@ class ImageDataModule(LightningDataModule):
         """Stand where the checkpoint stood. An attempt that is ahead of the checkpoint's is kept."""
         self._loaded = dict(state_dict)
         self._attempt = max(self._attempt, int(state_dict["attempt"]))
-
-    def _make_feed(self, update: int) -> BlockFeed | None:
-        """What fetches shards ahead of training. It starts with the first batch, after the workers were forked."""
-        place, dataset = self.source.place if self.source.remote else None, self.train_dataset
-        if not (isinstance(place, FetchedShards) and isinstance(dataset, ShardDataset)):
-            return None
-        names = [shard.tar.name for shard in dataset.shards]
-        if isinstance(self._shuffle, BlockShuffle):
-            return BlockFeed(place.cache, self._shuffle, names, seed=self.seed, update=update)
-        every = sum(shard.tar_size for shard in dataset.shards)
-        if every > place.cache.limit_bytes:
-            raise ConfigError(
-                f"data.shuffle is global, which may need any shard at any time, and the shards of {place} are "
-                f"{every / GIGABYTE:.0f} GB, more than data.cache_gb={place.cache.limit_bytes / GIGABYTE:g}: set "
-                "data.shuffle=block, or allow all of them."
-            )
-        return None
 
     @cached_property
     def _shuffle(self) -> Shuffle:

@@ -10,9 +10,14 @@ import numpy as np
 
 from iwin.batch import Position
 from iwin.data.cache import ShardCache
+from iwin.data.dataset import ImageDataset
 from iwin.data.index import ShardIndex
-from iwin.data.order import BlockShuffle
+from iwin.data.order import BlockShuffle, Shuffle
 from iwin.data.read_ahead import ReadAhead
+from iwin.data.shards import ShardDataset
+from iwin.errors import ConfigError
+
+GIGABYTE = 1_000_000_000
 
 
 class FetchedShards:
@@ -40,6 +45,27 @@ class FetchedShards:
     def open(self, name: str) -> int:
         """A descriptor of the shard `name`, once it is here."""
         return self.cache.open(name)
+
+
+def feed(dataset: ImageDataset, shuffle: Shuffle, *, seed: int, update: int) -> BlockFeed | None:
+    """What fetches the shards of a training set at a URL ahead; None where any shard may be needed at any time.
+
+    It starts with the first batch, after the data workers were forked. Raises ConfigError where the cache cannot
+    hold what the shuffle needs.
+    """
+    assert isinstance(dataset, ShardDataset)
+    assert isinstance(dataset.place, FetchedShards)
+    cache = dataset.place.cache
+    if isinstance(shuffle, BlockShuffle):
+        return BlockFeed(cache, shuffle, [shard.tar.name for shard in dataset.shards], seed=seed, update=update)
+    every = sum(shard.tar_size for shard in dataset.shards)
+    if every > cache.limit_bytes:
+        raise ConfigError(
+            f"data.shuffle is global, which may need any shard at any time, and the shards of {dataset.place} are "
+            f"{every / GIGABYTE:.1f} GB, more than data.cache_gb={cache.limit_bytes / GIGABYTE:g}: set "
+            "data.shuffle=block, or allow all of them."
+        )
+    return None
 
 
 class BlockFeed:

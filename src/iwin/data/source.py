@@ -13,14 +13,13 @@ from iwin.data.cache import ShardCache
 from iwin.data.dataset import ImageDataset, Transform
 from iwin.data.fetch import Patience
 from iwin.data.folder import FolderDataset, ImageFiles, class_names, find_images, stratified_split
-from iwin.data.remote import FetchedShards
+from iwin.data.remote import GIGABYTE, FetchedShards
 from iwin.data.shards import ShardDataset, ShardFolder, ShardPlace
 from iwin.errors import ConfigError, DataError, near_names
 
 FORMATS = ("shards", "folder")
 SPLITS = ("train", "val")
 CLASS_LISTS = ("imagenet-1k", "imagenet-22k")
-GIGABYTE = 1_000_000_000
 PATIENCE = Patience()
 
 
