@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from iwin.train.metrics_csv import read_metrics
+from iwin.train.task import ClassificationTask
 
 CHECKOUT = Path(__file__).parents[1]
 SHORT = (
@@ -141,6 +143,25 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers
     assert "going on from checkpoints/update-00000044.ckpt" in " ".join(train.printed.split())
     assert len(json.loads((resumed / "provenance.json").read_text())["starts"]) == 2
     assert_same_run(whole, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", [12, 25, 31])
+def test_the_training_accuracy_of_a_resumed_epoch_counts_all_of_it(train, monkeypatch, update: int) -> None:
+    args = ("augment.mixup=0", "data.num_workers=0", "callbacks.checkpoints.every_n_updates=4")
+    whole = train(*args, where="whole")
+    step = ClassificationTask.training_step
+
+    def dies(self: ClassificationTask, *given: Any) -> torch.Tensor:
+        if self.global_step == update:
+            raise Killed
+        return step(self, *given)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", dies)
+    with pytest.raises(SystemExit):
+        train(*args, where="cut")
+    monkeypatch.undo()
+    assert_same_run(whole, train(*args, where="cut"))
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ class ClassificationTask(lightning.LightningModule):
         self.guard = UpdateGuard(model)
         self.scheduler: Scheduler | None = None
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
+        self._counted_epoch = -1  # the one that train_top1 has counted last
         self.val_loss = MeanMetric()
         self.val_top = nn.ModuleDict(
             {f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro") for k in (1, 5) if k < num_classes}
@@ -99,6 +100,9 @@ class ClassificationTask(lightning.LightningModule):
         self.log("train/loss", loss.detach())
         self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         if batch.targets.ndim == 1:  # under mixup there is no label to compare with
+            if batch.position.epoch != self._counted_epoch:
+                self.train_top1.reset()  # a checkpoint of the end of an epoch has all of that epoch in it
+                self._counted_epoch = batch.position.epoch
             self.train_top1(logits, batch.targets)
             self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
         return loss
@@ -143,3 +147,17 @@ class ClassificationTask(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["iwin"] = {"version": iwin.__version__, "config": self.run_config}
+        # What of the epoch has been counted so far, over all ranks: they are here together.
+        with self.train_top1.sync_context():
+            state = {name: cast(Tensor, value).clone() for name, value in self.train_top1.metric_state.items()}
+        checkpoint["train_top1"] = {"epoch": self._counted_epoch, "state": state}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counted = checkpoint.get("train_top1")
+        if counted is None:  # of an older version: this number of the epoch then has the rest of it alone
+            return
+        self._counted_epoch = counted["epoch"]
+        for name, value in counted["state"].items():
+            # The sum over all ranks goes on in one of them.
+            kept = value.to(self.device) if self.global_rank == 0 else torch.zeros_like(value, device=self.device)
+            setattr(self.train_top1, name, kept)
