@@ -28,16 +28,18 @@ from iwin.runtime import seed_at
 from iwin.train.callbacks.heartbeat import Heartbeat
 from iwin.train.callbacks.preemption import Preemption
 from iwin.train.callbacks.resumed_log import ResumedLog
-from iwin.train.fit import build_data, build_model, plain_config, plan_run
+from iwin.train.fit import build_data, build_model, plain_config
 from iwin.train.launcher import Ranks
 from iwin.train.metrics_csv import MetricsCSV
 from iwin.train.ranks import OneRun
+from iwin.train.run_plan import plan_run
 
 SMALL = (
     "data.batch_size=16",
     "data.num_workers=0",
     "data.eval_batch_size=120",
     "schedule.warmup=1st",
+    "log_every=1st",
 )
 
 
@@ -99,14 +101,14 @@ def run(
     """Train, from the newest checkpoint in `folder` where there is one. Returns the trainer as it ended."""
     register()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("train", [*SMALL, f"trainer.max_epochs={epochs}", *overrides])
+        cfg = hydra.compose("train", [*SMALL, f"duration={epochs}ep", *overrides])
     checkpoints = folder / "checkpoints"
 
     def save(trainer: lightning.Trainer) -> None:
         trainer.save_checkpoint(checkpoints / f"update-{trainer.global_step:08d}.ckpt")
 
     heartbeat = Heartbeat(folder, setup_s=setup_s, training_s=training_s)
-    preemption = Preemption(every_n_updates=every, save=save)
+    preemption = Preemption(every=f"{every}st", save=save)
     parts = [heartbeat, preemption, ResumedLog(), OneRun(facts or {}), Events(at), *callbacks]
     if "ema" in cfg.callbacks:
         parts.insert(0, instantiate(cfg.callbacks.ema))
@@ -114,13 +116,11 @@ def run(
         accelerator="cpu",
         devices=ranks,
         strategy=Ranks(timeout=timedelta(seconds=setup_s)) if ranks > 1 else "auto",
-        max_epochs=epochs,
         limit_train_batches=batches,
         limit_val_batches=None if validate else 0,
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -130,7 +130,7 @@ def run(
         default_root_dir=folder,
     )
     data, model = build_data(cfg), build_model(cfg)
-    plan = plan_run(trainer, data)
+    plan = plan_run(cfg, trainer, data)
     schedule = instantiate(cfg.schedule)
     schedule.warmup_updates(per_epoch=plan.per_epoch, total=plan.total)
     task = instantiate(cfg.task, _partial_=True)(

@@ -65,7 +65,7 @@ def test_the_recipe_of_imagenet_is_the_papers(reference: Path) -> None:
     for model, rate in recipe["drop_path"].items():
         assert compose(f"model={model}", "data=in1k").model.drop_path_rate == rate
     cfg = compose("model=iwin_b", "data=in1k")
-    assert cfg.trainer.max_epochs == recipe["epochs"]
+    assert cfg.duration == f"{recipe['epochs']}ep"
     assert cfg.schedule.warmup == f"{recipe['warmup_epochs']}ep"
     assert (cfg.optimizer.lr, cfg.schedule.warmup_lr, cfg.schedule.min_lr) == (
         recipe["base_lr_per_512"],

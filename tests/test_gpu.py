@@ -44,7 +44,7 @@ def test_training_in_bfloat16_learns(monkeypatch, tmp_path: Path, capsys, compil
     args = [
         f"task.compile={compile}",
         "trainer.precision=bf16-mixed",
-        "trainer.max_epochs=8",
+        "duration=8ep",
         f"paths.runs_dir={tmp_path}",
     ]
     monkeypatch.setattr(sys, "argv", ["train.py", "trainer.accelerator=cuda", *args])

@@ -14,13 +14,13 @@ import torch
 
 CHECKOUT = Path(__file__).parents[1]
 SHORT = (
-    "trainer.max_epochs=2",
+    "duration=2ep",
     "trainer.limit_train_batches=8",
-    "trainer.log_every_n_steps=1",
+    "log_every=1st",
     "schedule.warmup=1st",
     "data.batch_size=16",
     "+callbacks.progress.every_s=0",
-    "callbacks.preemption.every_n_updates=2",
+    "callbacks.preemption.every=2st",
 )
 TWO_RANKS = ("trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=0")
 PATIENCE_S = 300.0

@@ -21,9 +21,9 @@ from iwin.train.task import ClassificationTask
 
 CHECKOUT = Path(__file__).parents[1]
 SHORT = (
-    "trainer.max_epochs=2",
+    "duration=2ep",
     "data.num_workers=0",
-    "trainer.log_every_n_steps=1",
+    "log_every=1st",
 )
 
 
@@ -133,7 +133,7 @@ def test_last_is_the_last_also_where_it_is_not_the_best(train) -> None:
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers: int) -> None:
-    args = (f"data.num_workers={workers}", "trainer.max_epochs=3")
+    args = (f"data.num_workers={workers}", "duration=3ep")
     whole = train(*args, where="whole")
     dies_in_epoch(monkeypatch, 2)
     with pytest.raises(SystemExit):
@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(train, monkeypatch, workers
 @pytest.mark.slow
 @pytest.mark.parametrize("update", [12, 25, 31])
 def test_the_training_accuracy_of_a_resumed_epoch_counts_all_of_it(train, monkeypatch, update: int) -> None:
-    args = ("augment.mixup=0", "data.num_workers=0", "callbacks.checkpoints.every_n_updates=4")
+    args = ("augment.mixup=0", "data.num_workers=0", "callbacks.checkpoints.every=[1ep,4st]")
     whole = train(*args, where="whole")
     step = ClassificationTask.training_step
 
@@ -166,7 +166,7 @@ def test_the_training_accuracy_of_a_resumed_epoch_counts_all_of_it(train, monkey
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_in_the_same_bits(train, monkeypatch) -> None:
-    args = ("trainer.max_epochs=3", "trainer.limit_train_batches=4", "schedule.warmup=1st", "callbacks=ema")
+    args = ("duration=3ep", "trainer.limit_train_batches=4", "schedule.warmup=1st", "callbacks=ema")
     whole = train(*args, where="whole")
     dies_in_epoch(monkeypatch, 2)
     with pytest.raises(SystemExit):
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_in_the_same_bits(t
 def test_the_configuration_of_a_checkpoint_follows_renamed_keys_and_names_unknown_ones(
     train, program, monkeypatch, capsys
 ) -> None:
-    folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st", "trainer.max_epochs=1")
+    folder = train("trainer.limit_train_batches=2", "schedule.warmup=0st", "duration=1ep")
     checkpoint = torch.load(newest(folder), weights_only=True)
     data = checkpoint["iwin"]["config"]["data"]
     data["pixels"] = data.pop("image_size")
@@ -298,7 +298,7 @@ def test_an_own_folder_of_images_trains(program, tmp_path: Path) -> None:
         "train",
         *("data=folder", f"data.root={tmp_path}/images", "data.val_fraction=0.2", f"paths.runs_dir={tmp_path}/runs"),
         *("data.image_size=32", "data.batch_size=4", "data.num_workers=0", "schedule.warmup=0st"),
-        *("trainer.max_epochs=1", "trainer.precision=32-true"),
+        *("duration=1ep", "trainer.precision=32-true"),
     )
     assert "2 classes" in printed
     assert "top-5" not in printed, "two classes have no top-5"

@@ -25,6 +25,7 @@ from iwin.conf import check_keys, conf_dir, groups, options
 from iwin.errors import ConfigError, UserError, near_names
 from iwin.exit_codes import USER_ERROR
 from iwin.secrets import redacted_output, secrets_in
+from iwin.train.checks import INSTEAD
 
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
 # Lightning's warnings that say nothing to our users: its own use of torch; a folder that a run goes on in,
@@ -163,6 +164,8 @@ def explain(error: Exception, program: str) -> str:
     override = re.search(r"Could not (?:override|append to config).*?'([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and override:
         key = override[1].lstrip("+~").partition("=")[0].partition("@")[0]
+        if key.removeprefix("trainer.") in INSTEAD:
+            return f"{key} has no place here: {INSTEAD[key.removeprefix('trainer.')]}"
         return f"there is no key {key!r}; {near_names(key, _known_keys(program))}"
     return text.splitlines()[0]
 

@@ -15,6 +15,7 @@ HYDRA_KEYS = {"_target_", "_convert_", "_recursive_", "_partial_"}
 TOP_KEYS = {
     *("mixer", "position", "downsample", "model", "data", "augment", "optimizer", "schedule", "trainer"),
     *("callbacks", "logger", "paths", "init", "task", "seed", "checkpoint"),
+    *("duration", "validate_every", "log_every", "global_batch"),
 }
 
 

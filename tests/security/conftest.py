@@ -8,7 +8,7 @@ import pytest
 
 from iwin import allowed
 
-SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "schedule.warmup=0st", "data.num_workers=0")
+SHORT = ("duration=1ep", "trainer.limit_train_batches=2", "schedule.warmup=0st", "data.num_workers=0")
 
 
 @pytest.fixture

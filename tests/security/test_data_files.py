@@ -18,7 +18,7 @@ from PIL import Image
 from iwin.errors import DataError
 from iwin.tools.shards import add_parser
 
-SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "schedule.warmup=0st", "data.num_workers=0")
+SHORT = ("duration=1ep", "trainer.limit_train_batches=2", "schedule.warmup=0st", "data.num_workers=0")
 
 
 @pytest.mark.parametrize(

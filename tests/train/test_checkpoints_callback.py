@@ -90,11 +90,11 @@ def update_of(path: Path) -> int:
     [
         (3, {}, {"8", "12", "best"}, Best(0.7, 8)),
         (6, {"keep": 1}, {"24", "best"}, Best(0.9, 24)),
-        (5, {"keep": 3, "every_n_epochs": 2}, {"8", "16", "20", "best"}, Best(0.7, 8)),
-        (4, {"keep": 9, "every_n_epochs": 9}, {"4", "8", "16", "best"}, Best(0.7, 8)),
+        (5, {"keep": 3, "every": ["2ep"]}, {"8", "16", "20", "best"}, Best(0.7, 8)),
+        (4, {"keep": 9, "every": ["9ep"]}, {"4", "8", "16", "best"}, Best(0.7, 8)),
         (4, {"keep": 9, "monitor": "val/loss", "mode": "min"}, {"4", "8", "12", "16", "best"}, Best(-0.7, 8)),
-        (2, {"keep": 9, "every_n_updates": 3}, {"3", "4", "6", "8", "best"}, Best(0.7, 8)),
-        (1, {"keep": 9, "every_n_updates": 1}, {"1", "2", "3", "4", "best"}, Best(0.5, 4)),
+        (2, {"keep": 9, "every": ["1ep", "3st"]}, {"3", "4", "6", "8", "best"}, Best(0.7, 8)),
+        (1, {"keep": 9, "every": ["1ep", "1st"]}, {"1", "2", "3", "4", "best"}, Best(0.5, 4)),
         (3, {"monitor": None}, {"8", "12"}, None),
     ],
 )
@@ -108,12 +108,12 @@ def test_what_is_kept(tmp_path: Path, epochs: int, keys: dict[str, Any], kept: s
 
 
 def test_accumulation_saves_after_updates(tmp_path: Path) -> None:
-    fit(tmp_path, 2, keep=9, every_n_updates=1, more={"accumulate_grad_batches": 2})
+    fit(tmp_path, 2, keep=9, every=["1ep", "1st"], more={"accumulate_grad_batches": 2})
     assert names(tmp_path) == {"1", "2", "3", "4", "best"}
 
 
 def test_an_epochs_last_update_is_saved_with_its_validation(tmp_path: Path) -> None:
-    fit(tmp_path, 1, every_n_updates=1)
+    fit(tmp_path, 1, every=["1ep", "1st"])
     saved = read_checkpoint(tmp_path / update_name(BATCHES))
     assert saved["callbacks"]["Checkpoints"] == {"best": {"score": pytest.approx(0.5), "update": BATCHES}}
     assert saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 1
@@ -186,8 +186,10 @@ def test_a_monitor_that_is_not_logged_is_told_at_the_first_validation(tmp_path: 
     ("keys", "message"),
     [
         ({"keep": 0}, "keep must be a whole number of at least 1, got 0"),
-        ({"every_n_epochs": 0}, "every_n_epochs must be"),
-        ({"every_n_updates": 0.5}, "every_n_updates must be"),
+        ({"every": ["0ep"]}, "every=0ep must be above 0"),
+        ({"every": ["0.5st"]}, "every=0.5st: updates come in whole numbers"),
+        ({"every": "1ep"}, "must be a list of durations"),
+        ({"every": [5]}, "every=5 is no duration"),
         ({"mode": "maximum"}, "mode=maximum: did you mean max"),
     ],
 )

@@ -80,7 +80,7 @@ def test_ranks_that_were_started_together_take_what_rank_0_found(tmp_path: Path)
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]])
 def test_two_ranks_pass_over_a_damaged_checkpoint_and_end_in_the_same_bits(tmp_path: Path, launcher: list[str]) -> None:
     command = [
-        *(sys.executable, *launcher, "train.py", "trainer.max_epochs=3", "data.num_workers=0"),
+        *(sys.executable, *launcher, "train.py", "duration=3ep", "data.num_workers=0"),
         *("trainer.limit_train_batches=4", "schedule.warmup=1st", "trainer.accelerator=cpu", "trainer.devices=2"),
         *("trainer.precision=32-true", f"paths.runs_dir={tmp_path}"),
     ]

@@ -14,8 +14,8 @@ from iwin.train.rollback import read_roll_backs
 from iwin.train.task import ClassificationTask
 
 SHORT = (
-    *("trainer.max_epochs=2", "trainer.limit_train_batches=8", "data.batch_size=16", "data.num_workers=0"),
-    *("trainer.limit_val_batches=1", "trainer.log_every_n_steps=1", "callbacks.curves=null"),
+    *("duration=2ep", "trainer.limit_train_batches=8", "data.batch_size=16", "data.num_workers=0"),
+    *("trainer.limit_val_batches=1", "log_every=1st", "callbacks.curves=null"),
 )
 
 

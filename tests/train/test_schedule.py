@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from iwin.durations import run_epochs, to_updates
 from iwin.errors import ConfigError
-from iwin.train.schedule import Cosine, to_updates
+from iwin.train.run_plan import accumulated
+from iwin.train.schedule import Cosine
 
 
 def rates(schedule: Cosine, *, base: float, per_epoch: int, total: int, scale: float) -> list[float]:
@@ -54,3 +59,34 @@ def test_what_is_no_duration_is_an_error(duration: str) -> None:
 def test_a_warmup_as_long_as_the_run_is_an_error() -> None:
     with pytest.raises(ConfigError, match="20ep is 200 updates and the run has 30"):
         Cosine("20ep", 5e-7, 5e-6).warmup_updates(per_epoch=10, total=30)
+
+
+@pytest.mark.parametrize(
+    ("duration", "epochs"), [("3ep", 3), ("30st", 3), ("10st", 1), ("0.5ep", None), ("25st", None), ("50%", None)]
+)
+def test_a_run_is_whole_epochs(duration: str, epochs: int | None) -> None:
+    if epochs is not None:
+        assert run_epochs(duration, per_epoch=10) == epochs
+    else:
+        with pytest.raises(ConfigError, match=f"duration={duration}"):
+            run_epochs(duration, per_epoch=10)
+
+
+@given(world=st.integers(1, 16), batch_size=st.integers(1, 64), accumulation=st.integers(1, 8), spare=st.integers(0, 3))
+def test_a_global_batch_is_reached_exactly_or_refused(
+    world: int, batch_size: int, accumulation: int, spare: int
+) -> None:
+    wanted = world * batch_size * accumulation + spare
+    if wanted % (world * batch_size) == 0:
+        assert accumulated(wanted, batch_size, world, 1) * world * batch_size == wanted
+        return
+    with pytest.raises(ConfigError, match=f"global_batch={wanted}") as refusal:
+        accumulated(wanted, batch_size, world, 1)
+    advice = re.search(r"set data.batch_size to (.*)", str(refusal.value))
+    for size in re.findall(r"\d+", advice[1]) if advice else []:
+        assert wanted % (world * int(size)) == 0
+
+
+def test_a_global_batch_and_a_given_accumulation_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="trainer.accumulate_grad_batches=2"):
+        accumulated(64, 8, 2, 2)

@@ -7,9 +7,20 @@ from typing import Any
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
+from iwin.durations import parse
 from iwin.errors import ConfigError, near_names, number, whole
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+# Lightning's keys of length, and what says it here.
+INSTEAD = {
+    "max_epochs": "how long a run is, is duration=300ep",
+    "max_steps": "how long a run is, is duration=2000st",
+    "max_time": "a run is duration=300ep long; a scheduler's time limit ends it with everything saved",
+    "check_val_every_n_epoch": "how often it is validated, is validate_every=1ep",
+    "val_check_interval": "how often it is validated, is validate_every=1ep",
+    "log_every_n_steps": "how often it is logged, is log_every=50st",
+}
+DURATIONS = ("duration", "validate_every", "log_every")
 
 
 def check_trainer(trainer: dict[str, Any]) -> None:
@@ -26,12 +37,10 @@ def check_trainer(trainer: dict[str, Any]) -> None:
     if precision == "bf16-mixed" and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(0)
         raise ConfigError(f"trainer.precision=bf16-mixed: {name} has no bfloat16; set 16-mixed or 32-true")
-    for key in ("max_steps", "max_time", "val_check_interval"):
+    for key, instead in INSTEAD.items():
         if trainer.get(key) is not None:
-            raise ConfigError(
-                f"trainer.{key} has no place here: a run is trainer.max_epochs long, validated after epochs"
-            )
-    for key in ("max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches", "num_nodes"):
+            raise ConfigError(f"trainer.{key} has no place here: {instead}")
+    for key in ("accumulate_grad_batches", "num_nodes"):
         whole(f"trainer.{key}", trainer[key], 1)
     if trainer["gradient_clip_val"] is not None:
         number("trainer.gradient_clip_val", trainer["gradient_clip_val"], 0)
@@ -40,6 +49,9 @@ def check_trainer(trainer: dict[str, Any]) -> None:
 def check_run(config: dict[str, Any], model_choice: str) -> None:
     """The keys that belong to no part alone. ConfigError with the value."""
     whole("seed", config["seed"], 0)
+    for key in DURATIONS:
+        if parse(config[key], key)[0] == 0:
+            raise ConfigError(f"{key}={config[key]} must be above 0")
     if not isinstance(config["paths"]["runs_dir"], str):
         raise ConfigError(f"paths.runs_dir must be a folder, got {config['paths']['runs_dir']}")
     name = config["model"].get("name", model_choice)

@@ -33,7 +33,7 @@ from iwin.train.recovery import Recovery
 from iwin.train.resume_point import agree_on_checkpoint
 from iwin.train.rollback import read_roll_backs, train_with_roll_backs
 from iwin.train.run_folder import RunFolder, shown
-from iwin.train.run_plan import RunPlan
+from iwin.train.run_plan import plan_run
 from iwin.train.schedule import Cosine
 from iwin.train.summary import print_summary
 from iwin.weights.load import load_pretrained
@@ -112,15 +112,6 @@ def share_cores(trainer: lightning.Trainer, workers: int) -> None:
         torch.set_num_threads(max(1, cores - workers))
 
 
-def plan_run(trainer: lightning.Trainer, data: Any) -> RunPlan:
-    """The run's arithmetic. ConfigError where not a single update fits into an epoch."""
-    world, accumulation = trainer.world_size, trainer.accumulate_grad_batches
-    per_epoch = data.updates_per_epoch(world, accumulation, trainer.limit_train_batches)
-    if per_epoch < 1:
-        raise ConfigError(f"trainer.limit_train_batches={trainer.limit_train_batches} leaves no update in an epoch")
-    return RunPlan(data.batch_size, world, accumulation, per_epoch, trainer.max_epochs or 1)
-
-
 def facts(config: dict[str, Any], data: Any) -> dict[str, Any]:
     """What every rank of a run must have alike."""
     versions = {"torch": torch.__version__, "lightning": lightning.__version__}
@@ -148,7 +139,6 @@ def _train(
     cfg: DictConfig, config: dict[str, Any], folder: RunFolder, data: Any, optimizer: Optimizer, schedule: Cosine
 ) -> None:
     """From the newest checkpoint, or the beginning, to the results. RollBack where this has to be done once more."""
-    model = build_model(cfg)
     callbacks = {name: instantiate(node, **_placed(name, folder)) for name, node in cfg.callbacks.items() if node}
     use_ranks(getattr(callbacks.get("heartbeat"), "setup_s", SETUP_S))
     trainer = build_trainer(
@@ -159,9 +149,10 @@ def _train(
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks.values()),
         default_root_dir=folder.path,
     )
-    share_cores(trainer, cfg.data.num_workers)
-    plan = plan_run(trainer, data)
+    plan = plan_run(cfg, trainer, data)
     schedule.warmup_updates(per_epoch=plan.per_epoch, total=plan.total)
+    share_cores(trainer, cfg.data.num_workers)
+    model = build_model(cfg)
     task = instantiate(cfg.task, _partial_=True)(
         model=model,
         optimizer=optimizer,

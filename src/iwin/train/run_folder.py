@@ -23,11 +23,11 @@ from iwin.weights.digest import damage
 
 # What changes where, how visibly or how fast a run goes, and nothing that it computes or keeps.
 NOT_IDENTITY = {
-    "": ("paths", "logger"),
+    "": ("paths", "logger", "log_every"),
     # nonfinite: a run that it stopped goes on with other limits.
     "callbacks": ("progress", "curves", "heartbeat", "preemption", "nonfinite"),
     "data": ("num_workers", "prefetch", "pin_memory"),
-    "trainer": ("log_every_n_steps", "profiler"),
+    "trainer": ("profiler",),
 }
 # What the process that holds a run tells those that it starts: the folder, and where in the run to begin.
 RUN_FOLDER_VARIABLE = "IWIN_RUN_FOLDER"

@@ -1,33 +1,15 @@
-"""Learning rates as a function of the update, and durations written as 20ep, 5% or 2000st."""
+"""Learning rates as a function of the update."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
 from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
+from iwin.durations import to_updates
 from iwin.errors import ConfigError, number
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|st|%)")
-
-
-def to_updates(duration: str, *, per_epoch: int, total: int) -> int:
-    """Optimizer updates in a duration: epochs (`20ep`), updates (`2000st`) or a share of the run (`5%`).
-
-    ConfigError for anything else, and for fractions of an update.
-    """
-    match = _DURATION.fullmatch(str(duration).strip())
-    if match is None:
-        raise ConfigError(
-            f"{duration!r} is no duration: write epochs as 20ep, updates as 2000st, a share of the run as 5%"
-        )
-    number, unit = float(match[1]), match[2]
-    if unit == "st" and number != int(number):
-        raise ConfigError(f"{duration!r}: updates come in whole numbers")
-    return round(number * {"ep": per_epoch, "st": 1, "%": total / 100}[unit])
 
 
 @dataclass(frozen=True)
@@ -48,11 +30,11 @@ class Cosine:
 
     def warmup_updates(self, *, per_epoch: int, total: int) -> int:
         """ConfigError where the warm-up is not shorter than the run."""
-        updates = to_updates(self.warmup, per_epoch=per_epoch, total=total)
+        updates = to_updates(self.warmup, per_epoch=per_epoch, total=total, key="schedule.warmup")
         if updates >= total:
             raise ConfigError(
                 f"schedule.warmup={self.warmup} is {updates} updates and the run has {total}: "
-                f"shorten it (schedule.warmup=5%) or train longer (trainer.max_epochs)"
+                f"shorten it (schedule.warmup=5%) or train longer (duration)"
             )
         return updates
 

@@ -182,12 +182,12 @@ def stress(arguments: argparse.Namespace) -> int:
 def configuration(arguments: argparse.Namespace) -> list[str]:
     """What train.py is given: the digits, with their warm-up, average of the weights and mixup."""
     return [
-        *("data=digits", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.log_every_n_steps=1"),
-        *(f"trainer.max_epochs={arguments.epochs}", f"trainer.precision={arguments.precision}"),
+        *("data=digits", "trainer.accelerator=cpu", "trainer.devices=1", "log_every=1st"),
+        *(f"duration={arguments.epochs}ep", f"trainer.precision={arguments.precision}"),
         *(f"trainer.accumulate_grad_batches={arguments.accumulate}", f"data.num_workers={arguments.workers}"),
         *("data.batch_size=16", f"trainer.limit_train_batches={UPDATES_PER_EPOCH * arguments.accumulate}"),
         *("data.eval_batch_size=60", "trainer.limit_val_batches=2"),
-        *(f"callbacks.checkpoints.every_n_updates={arguments.save_every}", "callbacks.curves=null"),
+        *(f"callbacks.checkpoints.every=[1ep,{arguments.save_every}st]", "callbacks.curves=null"),
         *(f"seed={arguments.seed}", "+callbacks.witness._target_=iwin.train.callbacks.witness.Witness"),
         "+callbacks.witness.path=null",  # said for each run
         *arguments.overrides,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,14 @@ import lightning
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from iwin.durations import parse, to_updates
 from iwin.errors import ConfigError, near_names, whole
 from iwin.train.checkpoint import DurableCheckpointIO, SaveError
 from iwin.train.durable import link_checkpoint, remove_checkpoint
 from iwin.train.recovery import BEST, read_checkpoint, set_aside, unusable, update_checkpoints, update_name
 from iwin.weights.digest import damage
 
+EVERY = "callbacks.checkpoints.every"
 BETTER = {"max": operator.gt, "min": operator.lt}
 
 
@@ -31,9 +34,9 @@ class Best(NamedTuple):
 class Checkpoints(Checkpoint):
     """Saves update-NNNNNNNN.ckpt, the number being that of the updates done, and keeps best.ckpt beside.
 
-    every_n_epochs: saves after each so many epochs, after the last, and where a validation was the best so far.
-    every_n_updates: saves also after each so many updates; none where it is null. An epoch's last update is saved
-        at the end of the epoch, with its validation.
+    every: durations; it saves after each so many epochs ("1ep"), updates ("500st") or shares of the run ("5%"), after
+        the last epoch, and where a validation was the best so far. An epoch's last update is saved at the end of the
+        epoch, with its validation.
     keep: so many of the newest stay; one is removed only once a newer one is safe.
     monitor, mode: best.ckpt is where this metric was highest ("max") or lowest ("min") after a validation, the first
         of equals. No best.ckpt without a monitor.
@@ -50,17 +53,19 @@ class Checkpoints(Checkpoint):
         self,
         folder: Path,
         *,
-        every_n_epochs: int = 1,
-        every_n_updates: int | None = None,
+        every: Sequence[str] = ("1ep",),
         keep: int = 2,
         monitor: str | None = "val/top1",
         mode: str = "max",
     ) -> None:
         self.folder = folder
-        self.every_n_epochs = whole("callbacks.checkpoints.every_n_epochs", every_n_epochs, 1)
-        self.every_n_updates = every_n_updates
-        if every_n_updates is not None:
-            whole("callbacks.checkpoints.every_n_updates", every_n_updates, 1)
+        if isinstance(every, str) or not every:
+            raise ConfigError(f"{EVERY}={every} must be a list of durations, as [1ep, 500st]")
+        self.every = tuple(every)
+        for duration in self.every:
+            if parse(duration, EVERY)[0] == 0:
+                raise ConfigError(f"{EVERY}={duration} must be above 0")
+        self._every: list[int] = []  # in updates
         self.keep = whole("callbacks.checkpoints.keep", keep, 1)
         if mode not in BETTER:
             raise ConfigError(f"callbacks.checkpoints.mode={mode}: {near_names(str(mode), BETTER)}")
@@ -77,6 +82,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._saved_at = trainer.global_step
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        total = per_epoch * (trainer.max_epochs or 1)
+        self._every = [max(1, to_updates(duration, per_epoch=per_epoch, total=total)) for duration in self.every]
         if self._resumed and self.monitor is not None:
             if trainer.is_global_zero:
                 self.best = self._mended_best()
@@ -86,8 +94,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        update = trainer.global_step
-        if self.every_n_updates is not None and update % self.every_n_updates == 0 and not trainer.is_last_batch:
+        if self._is_due(trainer) and not trainer.is_last_batch:
             self.save(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -107,14 +114,8 @@ class Checkpoints(Checkpoint):
         score, self._score = trainer.strategy.broadcast(self._score), None
         if score is not None and self._is_better(score):
             self.best = Best(score, trainer.global_step)
-        epochs, updates = trainer.current_epoch + 1, self.every_n_updates
-        if (
-            self._is_best(trainer)
-            or epochs % self.every_n_epochs == 0
-            or epochs == trainer.max_epochs
-            or trainer.should_stop
-            or (updates is not None and trainer.global_step % updates == 0)
-        ):
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if is_last or self._is_best(trainer) or self._is_due(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -169,6 +170,9 @@ class Checkpoints(Checkpoint):
                 remove_checkpoint(older)
 
         trainer.save_checkpoint(self.folder / update_name(update), storage_options=settle)
+
+    def _is_due(self, trainer: lightning.Trainer) -> bool:
+        return any(trainer.global_step % updates == 0 for updates in self._every)
 
     def _is_best(self, trainer: lightning.Trainer) -> bool:
         return self.best is not None and self.best.update == trainer.global_step

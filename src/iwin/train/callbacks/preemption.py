@@ -10,7 +10,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
 
-from iwin.errors import ConfigError, whole
+from iwin.durations import parse
+from iwin.errors import ConfigError
 from iwin.exit_codes import RESUME
 from iwin.train.callbacks.checkpoints import Checkpoints
 from iwin.train.endings import ResumeLater
@@ -24,11 +25,11 @@ VAL_PROGRESS = "epoch_loop.val_loop.batch_progress"
 class Preemption(Checkpoint):
     """Stops training at SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C. A context manager: enter it around trainer.fit.
 
-    The handler only notes the signal. With several ranks, all ask each other every `every_n_updates` updates
+    The handler only notes the signal. With several ranks, all ask each other after every `every` updates
     whether one of them has noted one, and act upon the answer an update later; alone, a run looks after each
     update. Then it saves, and every rank raises ResumeLater before the next batch, once the update is logged.
 
-    During validation the ranks ask every `every_n_updates` batches. A validation that is under way is broken off,
+    During validation the ranks ask after every so many batches. A validation that is under way is broken off,
     without a trace in the log, and what is saved stands at its beginning: a resumed run makes all of it. At the
     end of the last epoch nothing is left to resume, and the run ends as it would have.
 
@@ -39,16 +40,17 @@ class Preemption(Checkpoint):
     weights and counters are up to date.
 
     Raises:
-        ConfigError: every_n_updates is not from 1 to 25.
+        ConfigError: every is not from 1st to 25st.
     """
 
-    def __init__(self, every_n_updates: int = 10, save: Callable[[lightning.Trainer], object] | None = None) -> None:
-        self.every = whole("callbacks.preemption.every_n_updates", every_n_updates, 1)
-        if every_n_updates > MOST_UPDATES:
+    def __init__(self, every: str = "10st", save: Callable[[lightning.Trainer], object] | None = None) -> None:
+        updates, unit = parse(every, "callbacks.preemption.every")
+        if unit != "st" or not 1 <= updates <= MOST_UPDATES:
             raise ConfigError(
-                f"callbacks.preemption.every_n_updates is {every_n_updates}: at most {MOST_UPDATES}, or a run may be "
-                "killed before it has heard the signal"
+                f"callbacks.preemption.every={every} must be updates, from 1st to {MOST_UPDATES}st: with more a "
+                "run may be killed before it has heard the signal"
             )
+        self.every = int(updates)
         self.save = save
         self._signals = StopSignals()
         self._group: HostGroup | None = None
