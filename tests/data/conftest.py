@@ -1,19 +1,24 @@
-"""Small data sets: the digits of the package as a configured module, and grey squares in class folders."""
+"""Small data sets: the digits as a configured module, grey squares in class folders, shards behind a web server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from loopback import Loopback, serve_shards
 from PIL import Image
 from tiny_images import data_keys, encoded, square
 
+from iwin.data.cache import ShardCache
+from iwin.data.fetch import Patience
 from iwin.data.module import ImageDataModule
 from iwin.data.writer import DataSetWriter, Sample
+
+AT_ONCE = Patience(timeout_s=10, attempts=3, backoff_s=0)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +50,30 @@ def noise(tmp_path: Path) -> Callable[..., ImageDataModule]:
     def make(recipe: str = "simple", **changes: Any) -> ImageDataModule:
         small = {"root": str(root), "num_classes": 3, "image_size": 8, "batch_size": 5, "num_workers": 0}
         return ImageDataModule(**data_keys("digits", recipe) | small | changes)
+
+    return make
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    """A web server on this machine, without a file."""
+    with Loopback().running() as running:
+        yield running
+
+
+@pytest.fixture
+def names(server: Loopback, tmp_path: Path) -> list[str]:
+    """The names of 8 shards of one size that the server has below /in1k."""
+    return serve_shards(server, tmp_path / "served", 8)
+
+
+@pytest.fixture
+def opened(server: Loopback, names: list[str], tmp_path: Path) -> Callable[..., ShardCache]:
+    """Make a cache that may hold so many shards, as another process would."""
+
+    def make(shards: float = 4) -> ShardCache:
+        size = len(server.files[f"/in1k/{names[0]}"])
+        return ShardCache(f"{server.url}/in1k/", tmp_path / "node", limit_bytes=int(shards * size), patience=AT_ONCE)
 
     return make
 

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import tarfile
 from pathlib import Path
 
 import pytest
+from shards_command import content, iwin
 from tiny_archives import SYNSETS, by_synset, make_tar, tar_bytes
 from tiny_images import square
 
 from iwin.data.archives import find_synset_images, synset_tars_in
 from iwin.data.manifest import read_manifest
-from iwin.data.shards import ShardDataset, ShardFolder
 from iwin.errors import ConfigError, DataError
-from iwin.tools.shards import add_parser
 
 FIRST, SECOND, THIRD = SYNSETS
 VAL = [SECOND, FIRST, THIRD, FIRST]
 ILSVRC_ORDER = [THIRD, FIRST, SECOND]
-
-
-def iwin(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    arguments = parser.parse_args([str(word) for word in words])
-    return arguments.func(arguments)
-
-
-def content(root: Path, split: str) -> dict[bytes, int]:
-    data = ShardDataset(ShardFolder(root), f"{split}-*.tar", None, None)
-    return {data.read(i): int(data.labels[i]) for i in range(len(data))}
 
 
 def val_image(number: int) -> bytes:

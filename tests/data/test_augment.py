@@ -84,6 +84,23 @@ def test_training_without_draws_sees_what_evaluation_sees() -> None:
     assert np.array_equal(TrainTransform((16, 24), keys, MEAN)(image), EvalTransform((16, 24), keys)(image))
 
 
+@pytest.mark.parametrize("changes", [{"hflip": 1.0}, {"auto_augment": "rand-m9-n9-p1.0"}, {"rotate": 20.0}], ids=str)
+@pytest.mark.parametrize("eval_resize", [0.8, 1.0])
+def test_steps_on_an_image_that_is_not_cropped_get_contiguous_pixels(changes: dict, eval_resize: float) -> None:
+    transform = TrainTransform((16, 24), recipe("none", scale=None, eval_resize=eval_resize, **changes), MEAN)
+    given: list[np.ndarray] = []
+    transform.steps.insert(0, lambda pixels: given.append(pixels) or pixels)
+    image = photo(90, 70)
+    data = io.BytesIO()
+    image.save(data, "JPEG")
+    for file in (file_of(image), encoded(data.getvalue(), "a JPEG")):
+        seed_at(0, "test")
+        made = transform(file)
+        assert made.shape == (16, 24, 3)
+        assert made.flags.c_contiguous
+    assert all(pixels.flags.c_contiguous for pixels in given)
+
+
 @pytest.mark.parametrize(
     "policy",
     ["rand-m9-mstd0.5-inc1", "rand-m10-n4-p1.0-mstd101-inc1", "rand-m0-n8-p1.0", "v0", "original", "augmix-m10"],

@@ -40,10 +40,14 @@ def module(root: Path, **changes: Any) -> ImageDataModule:
     return ImageDataModule(**data_keys("digits", "simple") | small | changes)
 
 
-def batches(data: ImageDataModule, workers: int) -> list[Batch]:
+def ticket(epoch: int, step: int, *indices: int, repetition: int = 0) -> Ticket:
+    return Ticket(Position(0, epoch, step, 0), np.array(indices), np.full(len(indices), repetition))
+
+
+def batches(data: ImageDataModule, workers: int, repetition: int = 0) -> list[Batch]:
     """An epoch of the training set in its own order."""
     dataset = data.train_dataset
-    tickets: Any = [Ticket(Position(0, 1, step, 0), np.arange(4 * step, 4 * step + 4)) for step in range(5)]
+    tickets: Any = [ticket(1, step, *range(4 * step, 4 * step + 4), repetition=repetition) for step in range(5)]
     collate: Any = hand_over
     return list(torch.utils.data.DataLoader(dataset, batch_sampler=tickets, collate_fn=collate, num_workers=workers))
 
@@ -75,9 +79,15 @@ def test_the_same_stand_in_at_any_number_of_workers_and_another_in_another_run(r
     assert len(runs) > 1
 
 
+def test_each_repetition_of_a_damaged_image_has_a_stand_in_of_its_own(root: Path) -> None:
+    taken = {batches(module(root), 0, repetition)[0].indices[3].item() for repetition in range(6)}
+    assert len(taken) > 1
+    assert not taken & set(BAD)
+
+
 def test_a_sound_image_is_not_changed_by_damaged_ones_beside_it(root: Path) -> None:
     data = module(root)
-    alone = data.train_dataset.__getitems__(Ticket(Position(0, 1, 0, 0), np.array([2])))
+    alone = data.train_dataset.__getitems__(ticket(1, 0, 2))
     assert torch.equal(alone.images[0], batches(data, 0)[0].images[2])
 
 
@@ -85,7 +95,7 @@ def test_nothing_but_damaged_images_is_an_error(tmp_path: Path) -> None:
     with DataSetWriter(tmp_path / "set", classes=["a", "b"], about={}) as writer:
         writer.write_split("train", [Sample(f"n{i}", b"no image", "png", i) for i in (0, 1)], samples_per_shard=8)
     with pytest.raises(DataError, match="11 images drawn at random one after the other cannot be decoded"):
-        module(tmp_path / "set").train_dataset.__getitems__(Ticket(Position(0, 0, 0, 0), np.array([0])))
+        module(tmp_path / "set").train_dataset.__getitems__(ticket(0, 0, 0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -6,12 +6,10 @@ import pickle
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from loopback import FLIPPED, GATED, Loopback, serve_manifest, serve_shards
+from loopback import FLIPPED, GATED, Loopback, serve_manifest
 
 from iwin.data.cache import NoRoom, ShardCache
 from iwin.data.fetch import Patience
@@ -20,28 +18,6 @@ from iwin.data.index import ShardIndex
 from iwin.errors import ConfigError, DataError
 
 AT_ONCE = Patience(timeout_s=10, attempts=3, backoff_s=0)
-
-
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    with Loopback().running() as running:
-        yield running
-
-
-@pytest.fixture
-def names(server: Loopback, tmp_path: Path) -> list[str]:
-    return serve_shards(server, tmp_path / "served", 8)
-
-
-@pytest.fixture
-def opened(server: Loopback, names: list[str], tmp_path: Path) -> Callable[..., ShardCache]:
-    """Make a cache that may hold so many shards, as another process would."""
-
-    def make(shards: float = 4) -> ShardCache:
-        size = len(server.files[f"/in1k/{names[0]}"])
-        return ShardCache(f"{server.url}/in1k/", tmp_path / "node", limit_bytes=int(shards * size), patience=AT_ONCE)
-
-    return make
 
 
 def here(cache: ShardCache, suffix: str = ".tar") -> list[str]:
@@ -84,29 +60,6 @@ def test_indexes_come_once_and_before_their_shards(opened, server: Loopback, nam
     assert here(cache) == []
 
 
-def test_an_index_of_other_bytes_is_refused_and_not_kept(opened, server: Loopback, names: list[str]) -> None:
-    right = server.files["/in1k/train-00001.idx"]
-    for wrong, told in (
-        (server.files["/in1k/train-00002.idx"], "index of another"),
-        (right[:-1], "should be"),
-        (b"<html>", "not an index"),
-    ):
-        server.files["/in1k/train-00001.idx"] = wrong
-        with pytest.raises(DataError, match=f"in1k/train-00001.idx is .*{told}"):
-            opened().fetch_indexes(names)
-    server.files["/in1k/train-00001.idx"] = right
-    opened().fetch_indexes(names)
-
-
-def test_a_missing_manifest_or_index_is_told(opened, server: Loopback, names: list[str]) -> None:
-    del server.files["/in1k/train-00003.idx"]
-    with pytest.raises(DataError, match=r"in1k/train-00003\.idx is not there"):
-        opened().fetch_indexes(names)
-    del server.files["/in1k/manifest.json"]
-    with pytest.raises(DataError, match=r"in1k/manifest\.json is not there.*iwin shards write"):
-        opened()
-
-
 def test_another_version_of_a_data_set_lies_apart(opened, server: Loopback, names: list[str], tmp_path: Path) -> None:
     first = opened()
     first.path(names[0])
@@ -118,36 +71,6 @@ def test_another_version_of_a_data_set_lies_apart(opened, server: Loopback, name
     assert list(second.shards) == names[:5]
     assert here(first) == [names[0]]
     assert first.manifest["splits"] != second.manifest["splits"]
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"name": "../../out.tar"}, "cannot be"),
-        ({"name": "/etc/out.tar"}, "cannot be"),
-        ({"name": "manifest.json"}, "cannot be"),
-        ({"name": "a b.tar"}, "cannot be"),
-        ({"sha256": "../x"}, "cannot be"),
-        ({"bytes": 0}, "cannot be"),
-        ({"bytes": None}, "damaged"),
-        ({"name": "train-00001.tar"}, "a shard twice"),
-    ],
-)
-def test_a_manifest_that_cannot_be_is_refused(opened, server: Loopback, change: dict[str, Any], told: str) -> None:
-    shards = [{"name": f"train-0000{i}.tar", "bytes": 10240, "sha256": "0" * 64} for i in range(2)]
-    serve_manifest(server, [shards[0] | change, shards[1]])
-    with pytest.raises(DataError, match=f"in1k/manifest.json .*{told}"):
-        opened()
-
-
-def test_what_is_no_manifest_is_refused_and_not_kept(opened, server: Loopback, tmp_path: Path) -> None:
-    right = server.files["/in1k/manifest.json"]
-    server.files["/in1k/manifest.json"] = b"<html>please log in</html>"
-    with pytest.raises(DataError, match=r"in1k/manifest\.json is not what it should be"):
-        opened()
-    assert [path.name for path in (tmp_path / "node").iterdir()] == ["manifest.lock"]
-    server.files["/in1k/manifest.json"] = right
-    opened()
 
 
 def test_the_bound_holds_and_the_longest_unused_goes_first(opened, names: list[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from loopback import STALLED, Loopback, serve_shards
+from loopback import STALLED, Loopback
 
 from iwin.data.cache import ShardCache
 from iwin.data.fetch import Patience
@@ -14,17 +14,6 @@ from iwin.data.read_ahead import ReadAhead
 from iwin.errors import ConfigError, DataError
 
 AT_ONCE = Patience(timeout_s=30, attempts=3, backoff_s=0)
-
-
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    with Loopback().running() as running:
-        yield running
-
-
-@pytest.fixture
-def names(server: Loopback, tmp_path: Path) -> list[str]:
-    return serve_shards(server, tmp_path / "served", 8)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from loopback import CUT, Loopback
 from test_module import fit
 
 from iwin.batch import Position
+from iwin.data import remote as remote_module
 from iwin.data import source
 from iwin.data.cache import ShardCache
 from iwin.data.fetch import Patience
@@ -19,19 +20,19 @@ from iwin.data.file_lock import is_locked
 from iwin.data.module import ImageDataModule
 from iwin.data.order import BlockShuffle
 from iwin.data.remote import BlockFeed
+from iwin.data.sampler import TrainSampler
 from iwin.errors import ConfigError, DataError
 
 Make = Callable[..., ImageDataModule]
 
 
 @pytest.fixture
-def server(noise: Make, tmp_path: Path) -> Iterator[Loopback]:
+def server(server: Loopback, noise: Make, tmp_path: Path) -> Loopback:
     """Serves the noise data set below /noise: 3 training shards of 20, 20 and 17 samples, and 2 for validation."""
     noise()
-    with Loopback().running() as running:
-        for path in (tmp_path / "noise").iterdir():
-            running.files[f"/noise/{path.name}"] = path.read_bytes()
-        yield running
+    for path in (tmp_path / "noise").iterdir():
+        server.files[f"/noise/{path.name}"] = path.read_bytes()
+    return server
 
 
 @pytest.fixture
@@ -46,7 +47,14 @@ def remote(noise: Make, server: Loopback, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("shuffle", [{"shuffle": "global"}, {"shuffle": "block", "open_shards": 2}])
+@pytest.mark.parametrize(
+    "shuffle",
+    [
+        {"shuffle": "global"},
+        {"shuffle": "block", "open_shards": 2},
+        {"shuffle": "block", "open_shards": 1, "repeats": 2},
+    ],
+)
 def test_training_from_a_url_sees_what_it_sees_from_a_folder(
     noise: Make, remote: Make, server: Loopback, shuffle: dict[str, Any], workers: int
 ) -> None:
@@ -118,3 +126,25 @@ def test_the_feed_holds_the_block_in_use_and_the_next(server: Loopback, tmp_path
     finally:
         feed.close()
     assert not any(is_locked(cache.root / name) for name in names if (cache.root / name).is_file())
+
+
+def test_with_repetitions_the_blocks_that_an_epoch_does_not_reach_are_not_waited_for(
+    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """57 samples, of which an epoch visits the first 29, each twice: two of its three shards, and then the next's."""
+    wanted: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(remote_module.ReadAhead, "want", lambda self, order, first: wanted.append((order, first)))
+    monkeypatch.setattr(remote_module.ReadAhead, "at", lambda self, first: wanted.append((wanted[-1][0], first)))
+    cache = ShardCache(f"{server.url}/noise", tmp_path / "cache", limit_bytes=10**9, patience=Patience(5, 3, 0))
+    names = [f"train-0000{number}.tar" for number in range(3)]
+    ends = np.array([20, 40, 57])
+    shuffle = BlockShuffle(ends, open_shards=1)
+    feed = BlockFeed(cache, shuffle, names, seed=7, update=6, repeats=2)
+    visited = TrainSampler(shuffle, batch_size=6, world=1, rank=0, accumulation=1, seed=7, repeats=2)
+    for ticket in visited:
+        feed.at(ticket.position)
+        order, first = wanted[-1]
+        shards = np.searchsorted(ends, ticket.indices, side="right")
+        assert {names[shard] for shard in shards.tolist()} <= set(order[first : first + 2])
+    assert [first for _, first in wanted] == [0] * 7 + [1] * 2
+    assert order == [names[int(block[0])] for epoch in (0, 1) for block in shuffle.blocks(7, 0, epoch)[:2]]

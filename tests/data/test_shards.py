@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_images import square
 
-from iwin.data.shards import OpenFiles, ShardDataset, ShardFolder
+from iwin.data.shards import READ_AT_ONCE, OpenFiles, ShardDataset, ShardFolder
 from iwin.data.writer import DataSetWriter, Sample
 from iwin.errors import DataError
 
@@ -31,6 +31,24 @@ def test_few_files_are_open_at_a_time(root: Path) -> None:
     assert open_files() == before + 4
     del data._files
     assert open_files() == before
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**17, 3 * 2**17 + 512])
+def test_a_shard_that_will_be_needed_whole_is_asked_for_in_pieces_from_its_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    (tmp_path / "a.tar").write_bytes(b"x" * size)
+    asked: list[tuple[int, int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *call: asked.append(call))
+    os.close(ShardFolder(tmp_path).open("a.tar"))
+    assert asked == []
+    descriptor = ShardFolder(tmp_path, whole=True).open("a.tar")
+    os.close(descriptor)
+    assert {(call[0], call[3]) for call in asked} <= {(descriptor, os.POSIX_FADV_WILLNEED)}
+    ends = [0, *(start + length for _, start, length, _ in asked)]
+    assert [start for _, start, _, _ in asked] == ends[:-1]
+    assert ends[-2 if size else -1] <= size <= ends[-1]
+    assert all(0 < length <= READ_AT_ONCE for _, _, length, _ in asked)
 
 
 def test_a_pickled_data_set_reads_on(root: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import io
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shards_command import content, iwin
 from tiny_images import encoded
 
 from iwin.data.foreign import splits_by_name
@@ -15,19 +15,6 @@ from iwin.data.index import index_path
 from iwin.data.manifest import read_manifest
 from iwin.data.shards import ShardDataset, ShardFolder
 from iwin.errors import ConfigError, DataError
-from iwin.tools.shards import add_parser
-
-
-def iwin(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    arguments = parser.parse_args([str(word) for word in words])
-    return arguments.func(arguments)
-
-
-def content(root: Path, split: str) -> dict[bytes, int]:
-    data = ShardDataset(ShardFolder(root), f"{split}-*.tar", None, None)
-    return {data.read(i): int(data.labels[i]) for i in range(len(data))}
 
 
 def test_class_folders_become_shards_of_the_same_bytes(class_folders: Path, tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def test_shards_without_a_validation_split_get_one(shards: Path, shuffle: str) -
         *val.labels.tolist(),
     ]
     assert sorted(data._shuffle.order(0, 0, 0).tolist()) == list(range(9))
+    assert data.source.place.whole == (shuffle == "block")
     again = in22k(shards, val_fraction=0.4).val_dataset
     assert [again.key(i) for i in range(len(again))] == keys[1]
 

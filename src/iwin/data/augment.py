@@ -80,7 +80,7 @@ class TrainTransform:
     def __call__(self, image: Encoded) -> np.ndarray:
         recipe = self.recipe
         if recipe.scale is None:
-            pixels = self.whole(image)
+            pixels = np.ascontiguousarray(self.whole(image))  # as the steps below ask for
         else:
             box = random_box(image.size, recipe.scale, recipe.ratio)
             pixels = image.resized(box, self.image_size, recipe.interpolation)

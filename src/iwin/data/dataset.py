@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,11 @@ class ImageDataset(Dataset[Batch], ABC):
     """A map-style data set: `read`, `key` and `describe` by the kind of storage, the rest here.
 
     classes: their names by label, or None where the storage does not tell.
-    transform: an encoded image -> (H, W, 3) uint8, all of one size. seed: of the run in training; each sample's
-        draws are then a function of (seed, attempt, epoch, index), so that they do not depend on which worker
-        makes it. None in evaluation, where nothing is drawn.
+    transform: an encoded image -> (H, W, 3) uint8, all of one size. later: those that take its place, each from an
+        epoch on, in order. A worker finds the epoch in each ticket, and so never uses one that is out of date.
+    seed: of the run in training; each sample's draws are then a function of (seed, attempt, epoch, index), and of
+        the repetition where it is one, so that they do not depend on which worker makes it. None in evaluation,
+        where nothing is drawn.
 
     A DataLoader hands `__getitems__` the ticket of its batch sampler and gets a whole Batch, so that collating
     is one copy a sample into its final place.
@@ -50,6 +52,7 @@ class ImageDataset(Dataset[Batch], ABC):
     """
 
     classes: list[str] | None
+    later: Sequence[tuple[int, Transform]] = ()
 
     def __init__(self, transform: Transform, seed: int | None) -> None:
         self.transform = transform
@@ -91,10 +94,12 @@ class ImageDataset(Dataset[Batch], ABC):
     def __getitems__(self, ticket: Ticket) -> Batch:
         """The batch that `ticket` asks for: images (B, 3, H, W) uint8, channels last; targets (B,) int64."""
         indices = ticket.indices.astype(np.int64)
+        transform = self.transform_in(ticket.position.epoch)
         images_BHWC: np.ndarray | None = None
         bad: list[BadSample] = []
         for row in range(len(indices)):
-            pixels_HWC, indices[row] = self._made(ticket.position, int(indices[row]), bad)
+            place = _place(ticket.position, int(indices[row]), int(ticket.repetitions[row]))
+            pixels_HWC, indices[row] = self._made(transform, place, int(indices[row]), bad)
             if images_BHWC is None:
                 images_BHWC = np.empty((len(indices), *pixels_HWC.shape), np.uint8)
             images_BHWC[row] = pixels_HWC
@@ -103,9 +108,15 @@ class ImageDataset(Dataset[Batch], ABC):
         targets = torch.tensor([self.label(index) for index in indices.tolist()])
         return Batch(images_BCHW, targets, torch.from_numpy(indices), ticket.position, tuple(bad))
 
-    def _made(self, position: Position, index: int, bad: list[BadSample]) -> tuple[np.ndarray, int]:
+    def transform_in(self, epoch: int) -> Transform:
+        """What makes the images of `epoch`."""
+        begun = [transform for start, transform in self.later if start <= epoch]
+        return begun[-1] if begun else self.transform
+
+    def _made(
+        self, transform: Transform, place: tuple[int, ...], index: int, bad: list[BadSample]
+    ) -> tuple[np.ndarray, int]:
         """The pixels (H, W, 3) of sample `index`, or of one that stands in for it, and which one it is."""
-        place = (position.attempt, position.epoch, index)
         taken = index
         for attempt in range(REPLACEMENTS + 1):
             try:
@@ -113,7 +124,7 @@ class ImageDataset(Dataset[Batch], ABC):
                 if self.seed is not None:
                     # Just before the draws, and after what comes before them, so that nothing draws in between.
                     seed_at(self.seed, "augment", *place)
-                return self.transform(image), taken
+                return transform(image), taken
             except ImageError as error:
                 if self.seed is None:
                     raise
@@ -123,3 +134,8 @@ class ImageDataset(Dataset[Batch], ABC):
             f"{REPLACEMENTS + 1} images drawn at random one after the other cannot be decoded: {bad[-1].reason} "
             "Look at the data set as a whole: iwin shards check --deep"
         )
+
+
+def _place(position: Position, index: int, repetition: int) -> tuple[int, ...]:
+    """What the draws of a sample are a function of, besides the seed. The first time it comes it has no number."""
+    return (position.attempt, position.epoch, index, *([repetition] if repetition else []))

@@ -14,16 +14,15 @@ from iwin.batch import Batch
 from iwin.data.augment import EvalTransform, TrainTransform
 from iwin.data.dataset import ImageDataset
 from iwin.data.mixup import BatchAugment
-from iwin.data.order import BlockShuffle, GlobalShuffle, Shuffle
+from iwin.data.order import Shuffle
 from iwin.data.recipe import Recipe
 from iwin.data.remote import BlockFeed, feed
 from iwin.data.resume import Standing, StandingTracker, align_batches, check_same_order
 from iwin.data.sampler import EvalSampler, TrainSampler, updates_per_epoch
-from iwin.data.shards import ShardDataset
+from iwin.data.sizes import Progressive, Size, check_takes_sizes, read_size
 from iwin.data.source import SPLITS, Source
-from iwin.errors import ConfigError, near_names, number, whole
-
-SHUFFLES = ("global", "block")
+from iwin.data.visits import Visits
+from iwin.errors import ConfigError, number, whole
 
 
 def hand_over(batch: Batch) -> Batch:
@@ -36,14 +35,16 @@ class ImageDataModule(LightningDataModule):
 
     name, format, root, root_env, train, val, val_fraction, num_classes, class_list: where the images are and what
         they must be; see Source.
-    image_size: height and width in pixels, or one number for both.
+    image_size: height and width in pixels, or one number for both. progressive: other sizes for training images, by
+        duration; see Progressive. None: image_size throughout.
     mean, std: of the data set's pixels in 0..1, per channel.
     batch_size: images of one micro-batch on one device, in training; eval_batch_size: in evaluation.
     num_workers: processes that make batches, for each device and each of training and evaluation; 0 makes them
         in the training process. prefetch: batches that each keeps ready. pin_memory: copy through pinned
         memory, where there is an accelerator.
-    cache_dir, cache_gb: of a data set at a URL; see Source.
+    repeats: how often an epoch visits a sample, each time with other draws, and fewer samples for it; see TrainSampler.
     shuffle: the order of training, "global" or "block" with open_shards shards in a block; see order.py.
+    cache_dir, cache_gb: of a data set at a URL; see Source. The last four are of shards; folders leave them out.
     augment: the keys of conf/augment, see Recipe. seed: of the run. split_seed: of the split by val_fraction, so
         that runs with other seeds are measured on the same images.
 
@@ -79,12 +80,15 @@ class ImageDataModule(LightningDataModule):
         seed: int,
         split_seed: int,
         class_list: str | None,
-        shuffle: str,
-        open_shards: int,
-        cache_dir: str,
-        cache_gb: float,
+        progressive: Mapping[str, Any] | None = None,
+        repeats: int = 1,
+        shuffle: str = "global",
+        open_shards: int = 1,
+        cache_dir: str = "",
+        cache_gb: float = 0,
     ) -> None:
         super().__init__()
+        self.visits = Visits(shuffle=shuffle, open_shards=open_shards, repeats=repeats, format=format, seed=seed)
         self.source = Source(
             name=name,
             format=format,
@@ -98,23 +102,18 @@ class ImageDataModule(LightningDataModule):
             split_seed=split_seed,
             cache_dir=cache_dir,
             cache_gb=number("data.cache_gb", cache_gb, 0),
-            open_files=whole("data.open_shards", open_shards, 1),
+            open_files=open_shards,
+            whole_shards=self.visits.by_blocks,
         )
-        if shuffle not in SHUFFLES:
-            raise ConfigError(f"data.shuffle is {shuffle!r}: {near_names(shuffle, SHUFFLES)}")
-        if shuffle == "block" and format != "shards":
-            raise ConfigError(f"data.shuffle is block, which is for shards, and data.format is {format}: use global.")
-        self.shuffle, self.open_shards = shuffle, open_shards
-        self.image_size = _size(image_size)
+        self.image_size = read_size("data.image_size", image_size)
+        self.progressive = None if progressive is None else Progressive(progressive)
         self.mean, self.std = _channels("mean", mean), _channels("std", std)
         if min(self.std) <= 0:
             raise ConfigError(f"data.std is {list(std)}: every value must be above 0.")
-        whole("data.batch_size", batch_size, 1)
-        whole("data.eval_batch_size", eval_batch_size, 1)
-        whole("data.num_workers", num_workers, 0)
-        whole("data.prefetch", prefetch, 1)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
+        self.batch_size = whole("data.batch_size", batch_size, 1)
+        self.eval_batch_size = whole("data.eval_batch_size", eval_batch_size, 1)
+        self.num_workers = whole("data.num_workers", num_workers, 0)
+        self.prefetch, self.pin_memory = whole("data.prefetch", prefetch, 1), pin_memory
         self.recipe = Recipe.read(augment)
         self.seed = seed
         self._attempt = 0
@@ -135,7 +134,7 @@ class ImageDataModule(LightningDataModule):
     @cached_property
     def train_dataset(self) -> ImageDataset:
         """The training images, with the recipe's transform. Raises as `check`."""
-        return self.source.open("train", TrainTransform(self.image_size, self.recipe, self.mean), self.seed)
+        return self.source.open("train", self._train_transform(self.image_size), self.seed)
 
     @cached_property
     def val_dataset(self) -> ImageDataset:
@@ -180,6 +179,7 @@ class ImageDataModule(LightningDataModule):
             align_batches(trainer, standing, self._updates_per_epoch())
             self._loaded = None
         self._tracker.start(standing)
+        self._grow(trainer)
         sampler = TrainSampler(
             self._shuffle,
             batch_size=self.batch_size,
@@ -191,11 +191,22 @@ class ImageDataModule(LightningDataModule):
             epoch=standing.epoch,
             start_step=standing.updates,
             reshuffle=not trainer.overfit_batches,
+            repeats=self.visits.repeats,
         )
         if self.source.remote:
-            update = self.batch_size * world * accumulation
-            self._feed = feed(self.train_dataset, self._shuffle, seed=self.seed, update=update)
+            repeats, update = self.visits.repeats, self.batch_size * world * accumulation
+            self._feed = feed(self.train_dataset, self._shuffle, seed=self.seed, update=update, repeats=repeats)
         return self._loader(self.train_dataset, sampler)
+
+    def _train_transform(self, size: Size) -> TrainTransform:
+        return TrainTransform(size, self.recipe, self.mean)
+
+    def _grow(self, trainer: Any) -> None:
+        """Give the training set the sizes of data.progressive, now that the length of the run is known."""
+        if self.progressive is not None:
+            starts = self.progressive.starts(per_epoch=self._updates_per_epoch(), epochs=trainer.max_epochs)
+            check_takes_sizes(getattr(trainer.lightning_module, "model", None), [size for _, size in starts])
+            self.train_dataset.later = [(start, self._train_transform(size)) for start, size in starts]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation sample once over all ranks."""
@@ -260,10 +271,7 @@ class ImageDataModule(LightningDataModule):
 
     @cached_property
     def _shuffle(self) -> Shuffle:
-        dataset = self.train_dataset
-        if self.shuffle == "block" and isinstance(dataset, ShardDataset):
-            return BlockShuffle(dataset.shard_ends, self.open_shards)
-        return GlobalShuffle(len(dataset))
+        return self.visits.shuffle(self.train_dataset)
 
     def _updates_per_epoch(self) -> int:
         """Of the trainer that this belongs to."""
@@ -271,24 +279,15 @@ class ImageDataModule(LightningDataModule):
         limit = trainer.limit_train_batches
         return self.updates_per_epoch(trainer.world_size, trainer.accumulate_grad_batches, limit)
 
-    def _order_facts(self) -> dict[str, int | str]:
-        """What, besides the position, the samples of an update depend on."""
+    def _order_facts(self) -> dict[str, Any]:
         trainer = self._trainer()
         update = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        samples = len(self.train_dataset)
-        return {"seed": self.seed, "samples": samples, "shuffle": self._shuffle.describe(), "global_batch": update}
+        return self.visits.facts(self._shuffle, update)
 
     def _trainer(self) -> Any:
         if self.trainer is None:
             raise RuntimeError("ImageDataModule makes batches for a trainer: pass it as trainer.fit(datamodule=...)")
         return self.trainer
-
-
-def _size(value: int | Sequence[int]) -> tuple[int, int]:
-    size = (value, value) if isinstance(value, int) else tuple(value)
-    if len(size) != 2 or min(size) < 1:
-        raise ConfigError(f"data.image_size is {value}: give pixels, one number or [height, width].")
-    return int(size[0]), int(size[1])
 
 
 def _channels(key: str, values: Sequence[float]) -> tuple[float, float, float]:

@@ -47,17 +47,18 @@ class FetchedShards:
         return self.cache.open(name)
 
 
-def feed(dataset: ImageDataset, shuffle: Shuffle, *, seed: int, update: int) -> BlockFeed | None:
+def feed(dataset: ImageDataset, shuffle: Shuffle, *, seed: int, update: int, repeats: int) -> BlockFeed | None:
     """What fetches the shards of a training set at a URL ahead; None where any shard may be needed at any time.
 
-    It starts with the first batch, after the data workers were forked. Raises ConfigError where the cache cannot
-    hold what the shuffle needs.
+    It starts with the first batch, after the data workers were forked. For the rest see BlockFeed. Raises ConfigError
+    where the cache cannot hold what the shuffle needs.
     """
     assert isinstance(dataset, ShardDataset)
     assert isinstance(dataset.place, FetchedShards)
     cache = dataset.place.cache
     if isinstance(shuffle, BlockShuffle):
-        return BlockFeed(cache, shuffle, [shard.tar.name for shard in dataset.shards], seed=seed, update=update)
+        names = [shard.tar.name for shard in dataset.shards]
+        return BlockFeed(cache, shuffle, names, seed=seed, update=update, repeats=repeats)
     every = sum(shard.tar_size for shard in dataset.shards)
     if every > cache.limit_bytes:
         raise ConfigError(
@@ -71,16 +72,20 @@ def feed(dataset: ImageDataset, shuffle: Shuffle, *, seed: int, update: int) -> 
 class BlockFeed:
     """Has the shards of the block that training is in, and of the next, fetched before they are asked for.
 
-    names: of the shards, as `shuffle` numbers them. seed: of the run. update: samples of a global batch.
+    names: of the shards, as `shuffle` numbers them. seed: of the run. update: images of a global batch. repeats: how
+        often each sample stands in an epoch, which then ends within the blocks of the first 1 / repeats of them.
 
     Raises ConfigError where two blocks are more than the cache may hold.
     """
 
-    def __init__(self, cache: ShardCache, shuffle: BlockShuffle, names: list[str], *, seed: int, update: int) -> None:
+    def __init__(
+        self, cache: ShardCache, shuffle: BlockShuffle, names: list[str], *, seed: int, update: int, repeats: int = 1
+    ) -> None:
         self.shuffle = shuffle
         self.names = names
         self.seed = seed
         self.update = update
+        self.repeats = repeats
         self._ahead = ReadAhead(cache, 2 * min(shuffle.open_shards, len(names)) - 1)
         self._told: tuple[int, int] | None = None  # attempt and epoch
         self._sample_ends = np.empty(0, np.int64)  # of each block of that epoch
@@ -91,7 +96,8 @@ class BlockFeed:
         epoch = position.attempt, position.epoch
         if self._told != epoch:
             self._begin(*epoch)
-        block = int(np.searchsorted(self._sample_ends, position.step * self.update, side="right"))
+        sample = position.step * self.update // self.repeats
+        block = int(np.searchsorted(self._sample_ends, sample, side="right"))
         first = int(self._shard_starts[min(block, len(self._shard_starts) - 1)])
         if self._told != epoch:
             self._told = epoch
@@ -100,12 +106,18 @@ class BlockFeed:
             self._ahead.at(first)
 
     def _begin(self, attempt: int, epoch: int) -> None:
+        blocks, self._sample_ends = self._visited(attempt, epoch)
+        self._shard_starts = np.cumsum([0, *(len(block) for block in blocks)])[:-1]
+        following, _ = self._visited(attempt, epoch + 1)
+        self._order = [self.names[shard] for shard in chain.from_iterable([*blocks, *following])]
+
+    def _visited(self, attempt: int, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The blocks that `epoch` visits, and the number of samples up to the end of each."""
         sizes = np.diff(self.shuffle.ends, prepend=0)
         blocks = self.shuffle.blocks(self.seed, attempt, epoch)
-        self._sample_ends = np.cumsum([sizes[block].sum() for block in blocks])
-        self._shard_starts = np.cumsum([0, *(len(block) for block in blocks)])[:-1]
-        following = self.shuffle.blocks(self.seed, attempt, epoch + 1)
-        self._order = [self.names[shard] for shard in chain.from_iterable([*blocks, *following])]
+        ends = np.cumsum([sizes[block].sum() for block in blocks])
+        count = int(np.searchsorted(ends, -(-len(self.shuffle) // self.repeats))) + 1
+        return blocks[:count], ends[:count]
 
     def close(self) -> None:
         """Stop fetching."""

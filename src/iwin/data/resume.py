@@ -52,11 +52,16 @@ class StandingTracker:
 
 
 def check_same_order(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ConfigError where the middle of an epoch cannot be found again: another seed, data set or global batch."""
+    """Raise ConfigError where the middle of an epoch cannot be found again: another seed, data set or global batch.
+
+    A checkpoint that does not tell the repetitions is from before there were any.
+    """
+    saved = {"repeats": 1} | saved
     for key, said in (
         ("seed", "the seed"),
         ("samples", "the number of training samples"),
         ("shuffle", "the shuffle (data.shuffle, data.open_shards)"),
+        ("repeats", "how often a sample is repeated (data.repeats)"),
         ("global_batch", "the global batch (data.batch_size x devices x accumulation)"),
     ):
         if saved[key] != now[key]:

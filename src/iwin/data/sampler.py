@@ -19,10 +19,14 @@ from iwin.errors import ConfigError, whole
 
 
 class Ticket(NamedTuple):
-    """What a batch sampler hands to a worker: which samples, (B,) integers, and where in the run they stand."""
+    """What a batch sampler hands to a worker: which samples, and where in the run they stand.
+
+    indices: (B,) integers. repetitions: (B,) integers, which of its repetitions in the epoch each is, from 0.
+    """
 
     position: Position
     indices: np.ndarray
+    repetitions: np.ndarray
 
 
 def updates_per_epoch(length: int, batch_size: int, world: int, accumulation: int) -> int:
@@ -50,6 +54,14 @@ class TrainSampler:
     cut into `world` runs, one a rank, and each of these into `accumulation` micro-batches of `batch_size`. What
     remains at the end of the order, less than a global batch, is not visited in that epoch.
 
+    repeats R: each sample stands R times in the order, one after the other, which is cut as before; the epoch keeps
+    its number of updates, and visits the first 1/R of the samples (repeated augmentation: Hoffer et al., arXiv
+    1901.09335). Only where R does not divide the global batch do the repetitions of a sample fall into two updates.
+    Within an update those that come for the first time stand before those that come again, so that a rank mixes
+    images of different samples: where R divides the update, and it has R micro-batches or more on all ranks, no
+    two repetitions are in the same. timm's RepeatAugSampler has the same samples in an update, and deals them out
+    to the ranks in turn.
+
     Yields a Ticket for each micro-batch. `len` is the micro-batches of a whole epoch, also where the first one
     starts in the middle (at `start_step`, an update): Lightning counts batches from the epoch's begin.
 
@@ -69,6 +81,7 @@ class TrainSampler:
         epoch: int = 0,
         start_step: int = 0,
         reshuffle: bool = True,
+        repeats: int = 1,
     ) -> None:
         self.updates = updates_per_epoch(len(shuffle), batch_size, world, accumulation)
         self.shuffle = shuffle
@@ -81,6 +94,7 @@ class TrainSampler:
         self.epoch = epoch
         self.start_step = start_step
         self.reshuffle = reshuffle
+        self.repeats = whole("data.repeats", repeats, 1)
 
     @property
     def sampler(self) -> TrainSampler:
@@ -103,13 +117,23 @@ class TrainSampler:
 
     def _tickets(self, attempt: int, epoch: int, start_step: int) -> Iterator[Ticket]:
         visited = self.shuffle.order(self.seed, attempt, epoch if self.reshuffle else 0)
-        shape = (self.updates, self.world, self.accumulation, self.batch_size)
-        # A copy of this rank's share, so that the order of the whole is not kept through the epoch.
-        batches = visited[: math.prod(shape)].reshape(shape)[:, self.rank].copy()
+        # This rank's share alone, so that the order of the whole is not kept through the epoch.
+        batches = np.empty((self.updates, self.accumulation, self.batch_size), visited.dtype)
+        for step in range(start_step, self.updates):
+            batches[step] = visited[self._places(step) // self.repeats]
         del visited
         for step in range(start_step, self.updates):
+            repetitions = self._places(step) % self.repeats
             for micro in range(self.accumulation):
-                yield Ticket(Position(attempt, epoch, step, micro), batches[step, micro])
+                yield Ticket(Position(attempt, epoch, step, micro), batches[step, micro], repetitions[micro])
+
+    def _places(self, step: int) -> np.ndarray:
+        """Where in the order, with its repetitions, the samples of this rank stand: (accumulation, batch_size)."""
+        shape = (self.world, self.accumulation, self.batch_size)
+        update = math.prod(shape)
+        places = np.arange(step * update, (step + 1) * update)
+        again = np.argsort(places % self.repeats, kind="stable")
+        return places[again].reshape(shape)[self.rank]
 
 
 class EvalSampler:
@@ -132,4 +156,4 @@ class EvalSampler:
     def __iter__(self) -> Iterator[Ticket]:
         for step, start in enumerate(range(self.start, self.stop, self.batch_size)):
             stop = min(start + self.batch_size, self.stop)
-            yield Ticket(Position(0, 0, step, 0), np.arange(start, stop))
+            yield Ticket(Position(0, 0, step, 0), np.arange(start, stop), np.zeros(stop - start, np.int64))

@@ -33,7 +33,7 @@ class Source:
     root_env: the environment variable that sets `root`, or None; error messages tell it.
     num_classes: or None for what the data set tells.
     cache_dir, cache_gb: where shards at a URL are kept as they are fetched, on a disk of the node, and how much of
-        them, in gigabytes; open_files: of these that a process keeps open.
+        them, in gigabytes; open_files: of these that a process keeps open. whole_shards: see ShardFolder.
     class_list: a list of synsets that timm has, as imagenet-1k, whose order the classes must have; or None. With
         another order the rows of released heads would mean other classes.
 
@@ -57,6 +57,7 @@ class Source:
         cache_dir: str,
         cache_gb: float,
         open_files: int,
+        whole_shards: bool,
     ) -> None:
         if format not in FORMATS:
             raise ConfigError(f"data.format is {format!r}: {near_names(format, FORMATS)}")
@@ -74,6 +75,7 @@ class Source:
         self._num_classes = num_classes
         self._class_list = class_list
         self.cache_dir, self.cache_bytes, self.open_files = cache_dir, int(cache_gb * GIGABYTE), open_files
+        self.whole_shards = whole_shards
 
     @property
     def remote(self) -> bool:
@@ -84,7 +86,7 @@ class Source:
     def place(self) -> ShardPlace:
         """Where the shards are. Raises as `root`, and as ShardCache for a URL."""
         if not self.remote:
-            return ShardFolder(self.root)
+            return ShardFolder(self.root, self.whole_shards)
         folder = Path(self.cache_dir).expanduser()
         cache = ShardCache(str(self._root), folder, limit_bytes=self.cache_bytes, patience=PATIENCE)
         return FetchedShards(cache, self.open_files)
