@@ -14,8 +14,8 @@ from iwin.errors import ConfigError, near_names
 HYDRA_KEYS = {"_target_", "_convert_", "_recursive_", "_partial_"}
 TOP_KEYS = {
     *("mixer", "position", "downsample", "model", "data", "augment", "optimizer", "schedule", "trainer"),
-    *("callbacks", "logger", "paths", "init", "task", "seed", "checkpoint"),
-    *("duration", "validate_every", "log_every", "global_batch"),
+    *("callbacks", "logger", "paths", "init", "teacher", "task", "seed", "checkpoint"),
+    *("duration", "validate_every", "log_every", "global_batch", "paper", "retry_failed"),
 }
 
 

@@ -20,10 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from iwin.errors import ConfigError, near_names
+from iwin.models.count import count_model
 from iwin.runtime import code_version, seed_at
 from iwin.secrets import redact
+from iwin.train.before import validate_before, validated_before
 from iwin.train.callbacks.checkpoints import Checkpoints
 from iwin.train.callbacks.resumed_log import ResumedLog
+from iwin.train.callbacks.throughput import Throughput, peak_memory
+from iwin.train.cell import cell_folder
 from iwin.train.checkpoint import DurableCheckpointIO
 from iwin.train.checks import check_image_size, check_run, check_trainer
 from iwin.train.launcher import use_ranks
@@ -32,10 +36,11 @@ from iwin.train.ranks import OneRun
 from iwin.train.recovery import Recovery
 from iwin.train.resume_point import agree_on_checkpoint
 from iwin.train.rollback import read_roll_backs, train_with_roll_backs
-from iwin.train.run_folder import RunFolder, shown
+from iwin.train.run_folder import RunFolder, find_checkpoint, run_path, shown
 from iwin.train.run_plan import plan_run
-from iwin.train.schedule import Cosine
+from iwin.train.schedule import Schedule
 from iwin.train.summary import print_summary
+from iwin.train.teacher import Teacher
 from iwin.weights.load import load_pretrained
 from iwin.weights.report import LoadReport
 
@@ -80,15 +85,52 @@ def build_model(cfg: DictConfig) -> torch.nn.Module:
     return model
 
 
+def count_config(cfg: DictConfig) -> dict[str, int | None]:
+    """Parameters and FLOPs of the configured model; FLOPs None where torch cannot count them without computing.
+
+    Raises as the model's making, and `check_image_size`.
+    """
+    size = plain_config(cfg.data)["image_size"]
+    sides = (size, size) if isinstance(size, int) else (size[0], size[1])
+    with torch.device("meta"):
+        model = instantiate(cfg.model, _recursive_=False, _convert_="all")
+    check_image_size(model, size)
+    try:
+        return dict(count_model(model, sides, cfg.model.in_chans)._asdict())
+    except NotImplementedError:  # some of timm's models need values to know their shapes
+        return {"parameters": sum(p.numel() for p in model.parameters()), "flops": None}
+
+
 def load_init(model: torch.nn.Module, init: dict[str, Any]) -> LoadReport:
-    """The weights that the `init` configuration names. ConfigError for a key that loading does not have."""
+    """The weights that the `init` configuration names. ConfigError as `init_file`."""
+    return load_pretrained(model, init_file(init), **{key: value for key, value in init.items() if key != "path"})
+
+
+def init_file(init: dict[str, Any]) -> Path:
+    """The file that `init.path` names; of a run's folder its best checkpoint.
+
+    ConfigError for a key that loading does not have, where there is no path, and where there is nothing.
+    """
     keys = ["path", *list(inspect.signature(load_pretrained).parameters)[2:]]
     for key in init:
         if key not in keys:
             raise ConfigError(f"there is no key init.{key}; {near_names(key, keys)}")
     if init.get("path") is None:
-        raise ConfigError("init.path is needed: a file with weights (init=checkpoint init.path=FILE)")
-    return load_pretrained(model, init["path"], **{key: value for key, value in init.items() if key != "path"})
+        raise ConfigError("init.path is needed: the weights to begin from, a file or the folder of a run")
+    path = Path(init["path"]).expanduser()
+    if not path.exists():
+        raise ConfigError(f"init.path={init['path']}: there is no such file or folder")
+    return find_checkpoint(str(path)) if path.is_dir() else path
+
+
+def build_teacher(cfg: DictConfig) -> Teacher | None:
+    """What the student learns from besides the labels, if `teacher` says so."""
+    if not cfg.teacher:
+        return None
+    teacher = instantiate(cfg.teacher).build(plain_config(cfg.data))
+    text = f"Of the teacher:\n{teacher.report}\n"
+    Console(quiet=global_rank() != 0).print(text, highlight=False, markup=False, soft_wrap=True)
+    return teacher
 
 
 def build_trainer(cfg: DictConfig, **keys: Any) -> lightning.Trainer:
@@ -124,9 +166,12 @@ def fit(cfg: DictConfig) -> None:
     check_trainer(plain_config(cfg.trainer))
     check_run(plain_config(cfg), HydraConfig.get().runtime.choices["model"])
     optimizer, schedule = instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.schedule)
+    if cfg.init:
+        init_file(plain_config(cfg.init))  # that it is there, before anything else is made
+    first = cell_folder() or run_path(Path(cfg.paths.runs_dir), plain_config(cfg))
     data = build_data(cfg)
     config = redact(plain_config(cfg))
-    with RunFolder.take(Path(cfg.paths.runs_dir), config, global_rank()) as folder:
+    with RunFolder.take(first, global_rank()) as folder:
         train_with_roll_backs(
             lambda: _train(cfg, config, folder, data, optimizer, schedule),
             folder=folder.path,
@@ -136,23 +181,25 @@ def fit(cfg: DictConfig) -> None:
 
 
 def _train(
-    cfg: DictConfig, config: dict[str, Any], folder: RunFolder, data: Any, optimizer: Optimizer, schedule: Cosine
+    cfg: DictConfig, config: dict[str, Any], folder: RunFolder, data: Any, optimizer: Optimizer, schedule: Schedule
 ) -> None:
     """From the newest checkpoint, or the beginning, to the results. RollBack where this has to be done once more."""
     callbacks = {name: instantiate(node, **_placed(name, folder)) for name, node in cfg.callbacks.items() if node}
+    throughput = Throughput()
     use_ranks(getattr(callbacks.get("heartbeat"), "setup_s", SETUP_S))
     trainer = build_trainer(
         cfg,
-        callbacks=[*callbacks.values(), ResumedLog(), OneRun(facts(config, data))],
+        callbacks=[*callbacks.values(), throughput, ResumedLog(), OneRun(facts(config, data))],
         logger=[instantiate(node, folder=folder.path) for node in cfg.logger.values() if node],
         plugins=[DurableCheckpointIO()],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks.values()),
         default_root_dir=folder.path,
     )
     plan = plan_run(cfg, trainer, data)
-    schedule.warmup_updates(per_epoch=plan.per_epoch, total=plan.total)
+    schedule.check(per_epoch=plan.per_epoch, total=plan.total)
     share_cores(trainer, cfg.data.num_workers)
-    model = build_model(cfg)
+    counts = count_config(cfg)
+    model, teacher = build_model(cfg), build_teacher(cfg)
     task = instantiate(cfg.task, _partial_=True)(
         model=model,
         optimizer=optimizer,
@@ -161,13 +208,24 @@ def _train(
         num_classes=cfg.data.num_classes,
         seed=cfg.seed,
         run_config=config,
+        teacher=teacher,
     )
     console = Console(quiet=not trainer.is_global_zero, width=None if sys.stdout.isatty() else LINE_WIDTH)
     recovery = agree_on_checkpoint(trainer, folder)
     if trainer.is_global_zero:
         folder.write_start(config, cfg.seed, data.describe(), recovery)
     device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
-    print_summary(console, config=config, model=model, data=data, plan=plan, device=device, folder=shown(folder.path))
+    print_summary(
+        console,
+        config=config,
+        model=model,
+        data=data,
+        plan=plan,
+        schedule=schedule,
+        teacher=teacher,
+        device=device,
+        folder=shown(folder.path),
+    )
     _say_start(console, folder, recovery)
     seed_at(cfg.seed, "start")
     started = time.monotonic()
@@ -175,9 +233,14 @@ def _train(
         for callback in callbacks.values():  # heartbeat and preemption are on duty around the whole of it
             if isinstance(callback, AbstractContextManager):
                 watched.enter_context(callback)
+        if cfg.init and recovery.checkpoint is None:
+            validate_before(trainer, task, data)
         trainer.fit(task, datamodule=data, ckpt_path=recovery.checkpoint, weights_only=True)
     if trainer.is_global_zero:
         result = _result(trainer, callbacks.get("checkpoints"), time.monotonic() - started)
+        result["before"] = validated_before(folder.path) if cfg.init else None
+        result.update(counts, images_per_s=throughput.images_per_s)
+        result["peak_memory_bytes"], result["peak_memory_of"] = peak_memory(trainer.strategy.root_device)
         if "nonfinite" in callbacks:
             result["skipped_updates"] = callbacks["nonfinite"].skipped
             result["roll_backs"] = len(read_roll_backs(folder.path))

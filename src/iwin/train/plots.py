@@ -157,6 +157,8 @@ def _time_axis(table: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
     """
     if np.nanmax(table["epoch"], initial=0.0) < 1 and not any(name.startswith("val/") for name in table):
         return table["step"], "updates"
+    if not table["step"].any():  # weights that were validated, and nothing trained yet
+        return table["step"], "updates"
     return table["step"] / np.nanmax(table["step"] / (table["epoch"] + 1)), "epochs"
 
 

@@ -17,13 +17,14 @@ from omegaconf import OmegaConf
 
 from iwin.errors import ConfigError
 from iwin.runtime import config_hash, provenance
+from iwin.secrets import redact
 from iwin.train.durable import put_text
 from iwin.train.recovery import BEST, Recovery, update_checkpoints
 from iwin.weights.digest import damage
 
 # What changes where, how visibly or how fast a run goes, and nothing that it computes or keeps.
 NOT_IDENTITY = {
-    "": ("paths", "logger", "log_every"),
+    "": ("paths", "logger", "log_every", "retry_failed", "paper"),
     # nonfinite: a run that it stopped goes on with other limits.
     "callbacks": ("progress", "curves", "heartbeat", "preemption", "nonfinite"),
     "data": ("num_workers", "prefetch", "pin_memory"),
@@ -55,6 +56,11 @@ def folder_name(config: dict[str, Any]) -> str:
     return f"{model}-{config['data']['name']}-{identity(config)}"
 
 
+def run_path(runs: Path, config: dict[str, Any]) -> Path:
+    """The first folder below `runs` for `config`, redacted here as it is written."""
+    return runs.absolute() / folder_name(redact(config))
+
+
 class RunFolder:
     """One run's folder, held by this process while in a `with`. `resumed` says whether it had begun before."""
 
@@ -82,8 +88,8 @@ class RunFolder:
         return self.path / "result.json"
 
     @classmethod
-    def take(cls, runs: Path, config: dict[str, Any], rank: int) -> RunFolder:
-        """The folder for `config` below `runs`: the unfinished one of the same command, or the next free number.
+    def take(cls, first: Path, rank: int) -> RunFolder:
+        """`first` (see run_path), if its run is this command's unfinished one, or the next number that is.
 
         A folder whose run has ended, or that another process is using, is passed over. Rank 0 decides and
         holds the folder; the processes that it starts are told by the environment.
@@ -93,11 +99,10 @@ class RunFolder:
         told = os.environ.get(RUN_FOLDER_VARIABLE)
         if told:
             return cls(Path(told), None)
-        name = folder_name(config)
         passed_over = ""
         number = 1
         while True:
-            path = runs.absolute() / (name if number == 1 else f"{name}-{number}")
+            path = first if number == 1 else first.with_name(f"{first.name}-{number}")
             number += 1
             if (path / "result.json").is_file():
                 passed_over = f"the one in {path.name} has ended"

@@ -71,7 +71,8 @@ def accumulated(global_batch: int | None, batch_size: int, world: int, given: in
     whole("global_batch", global_batch, 1)
     if given != 1:
         raise ConfigError(
-            f"global_batch={global_batch} says how much is accumulated: leave trainer.accumulate_grad_batches={given} out"
+            f"global_batch={global_batch} says how much is accumulated: leave out "
+            f"trainer.accumulate_grad_batches={given}"
         )
     if global_batch % world:
         raise ConfigError(

@@ -93,9 +93,9 @@ def _nothing() -> None:
     pass
 
 
-def end_with_parent(parent: int) -> None:
-    """Have the system kill this process when the thread that forked it ends; at once where `parent` is gone."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def end_with_parent(parent: int, signum: signal.Signals = signal.SIGKILL) -> None:
+    """Have the system send this process a signal when the thread that made it ends; ends where `parent` is gone."""
+    _libc.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import lightning
@@ -17,18 +17,23 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import iwin
 from iwin.batch import Batch
-from iwin.errors import ConfigError, number
+from iwin.errors import ConfigError
 from iwin.runtime import seed_at
+from iwin.train.freeze import freeze as freeze_parameters
 from iwin.train.guard import SkipUpdate, UpdateGuard, spoil_gradients
+from iwin.train.losses import Loss
 from iwin.train.optim import Optimizer
 from iwin.train.run_plan import RunPlan
-from iwin.train.schedule import Cosine
+from iwin.train.schedule import Schedule
+from iwin.train.teacher import Teacher
 
 
 class ClassificationTask(lightning.LightningModule):
-    """Trains `model` with cross-entropy and measures top-1, top-5 (above five classes) and loss.
+    """Trains `model` and measures top-1, top-5 (above five classes) and the cross-entropy, whatever is minimised.
 
-    label_smoothing: also on the distributions that mixup makes, which equals mixing smoothed labels.
+    loss, bce_target_threshold, label_smoothing: see losses.py.
+    freeze: patterns of parameters that are not trained; see freeze.py.
+    teacher: what else is learned from, in training; see teacher.py.
     compile: run the model through torch.compile.
     run_config: the resolved configuration of the run; every checkpoint carries it.
 
@@ -43,19 +48,24 @@ class ClassificationTask(lightning.LightningModule):
         *,
         model: nn.Module,
         optimizer: Optimizer,
-        schedule: Cosine,
+        schedule: Schedule,
         plan: RunPlan,
         num_classes: int,
         seed: int,
         run_config: dict[str, Any],
+        teacher: Teacher | None = None,
+        loss: str = "cross_entropy",
+        bce_target_threshold: float | None = None,
         label_smoothing: float = 0.1,
+        freeze: Sequence[str] = (),
         compile: bool = False,
     ) -> None:
         super().__init__()
-        number("task.label_smoothing", label_smoothing, 0, below=1)
         if num_classes < 2:
             raise ConfigError(f"data.num_classes must be at least 2, got {num_classes}: there is nothing to tell apart")
         self.model = model
+        freeze_parameters(model, freeze)
+        optimizer.check(model)
         if compile:
             self.model.compile()  # in place: the names of the weights stay
         self.optimizer = optimizer
@@ -63,7 +73,8 @@ class ClassificationTask(lightning.LightningModule):
         self.plan = plan
         self.seed = seed
         self.run_config = run_config
-        self.label_smoothing = label_smoothing
+        self.loss = Loss(loss, label_smoothing, bce_target_threshold)
+        self.teacher = teacher
         self.guard = UpdateGuard(model)
         self.scheduler: Scheduler | None = None
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
@@ -86,6 +97,10 @@ class ClassificationTask(lightning.LightningModule):
         )
         return optimizer
 
+    def on_train_start(self) -> None:
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # The rate is a function of the update alone: nothing to save, nothing to restore.
         assert self.scheduler is not None
@@ -96,7 +111,9 @@ class ClassificationTask(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         seed_at(self.seed, "update", *batch.position, self.global_rank)
         logits = self.model(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.targets, label_smoothing=self.label_smoothing)
+        loss = self.loss(logits.float(), batch.targets)
+        if self.teacher is not None:
+            loss = self.teacher.blend(loss, logits.float(), batch.images)
         self.log("train/loss", loss.detach())
         self.log("lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
         if batch.targets.ndim == 1:  # under mixup there is no label to compare with
