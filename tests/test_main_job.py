@@ -229,11 +229,11 @@ def test_a_run_in_use_is_left_alone(train, tmp_path: Path) -> None:
     from iwin.train.run_folder import RunFolder
 
     folder = train(where="a")
-    config = torch.load(newest(folder), weights_only=True)["iwin"]["config"]
-    with RunFolder.take(tmp_path / "held", config, rank=0) as held:
+    first = tmp_path / "held" / folder.name
+    with RunFolder.take(first, rank=0) as held:
         held.config_file.write_text("begun")
         os.environ.pop("IWIN_RUN_FOLDER")  # as another process would see it
-        with RunFolder.take(tmp_path / "held", config, rank=0) as other:
+        with RunFolder.take(first, rank=0) as other:
             assert other.path.name == f"{held.path.name}-2"
         assert not other.path.exists(), "a folder in which nothing began goes again"
 

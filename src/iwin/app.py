@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,27 +17,29 @@ import hydra
 from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iwin.allowed import check_targets, checked_composition
 from iwin.conf import check_keys, conf_dir, groups, options
 from iwin.errors import ConfigError, UserError, near_names
-from iwin.exit_codes import USER_ERROR
+from iwin.exit_codes import DEFECT, USER_ERROR
 from iwin.secrets import redacted_output, secrets_in
-from iwin.train.checks import INSTEAD
 
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
 # Lightning's warnings that say nothing to our users: its own use of torch; a folder that a run goes on in,
 # which is announced; epochs shorter than the logging interval; the number of workers, which is configured;
-# under DDP the strides of depthwise kernels, a few KB that are copied once more.
+# under DDP the strides of depthwise kernels, a few KB that are copied once more; a Slurm whose jobs this is not in.
 QUIET = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Checkpoint directory .* exists and is not empty",
     r"The number of training batches .* is smaller than the logging interval",
     r"The '\w+_dataloader' does not have many workers",
     r"Grad strides do not match bucket view strides",
+    r"The `srun` command is available on your system but is not used",
 )
 
 
@@ -49,6 +52,8 @@ def register() -> None:
         store.store(group="size", name=name, node=size.numbers())
     if not OmegaConf.has_resolver("iwin_package"):
         OmegaConf.register_new_resolver("iwin_package", lambda path: str(Path(__file__).parent / path))
+        OmegaConf.register_new_resolver("iwin_sweep", _sweep_name)
+        OmegaConf.register_new_resolver("iwin_pick", lambda key, table, other: table.get(key, other))
 
 
 def main(program: str) -> None:
@@ -75,7 +80,10 @@ def _main(program: str, secrets: set[str]) -> None:
         if before is not None:
             os.environ[TRACEBACK_VARIABLE] = before
 
+    sweep: Any = None  # Sweep, once there is one
+
     def job(cfg: DictConfig) -> None:
+        nonlocal sweep
         restore()  # for the processes that a run starts
         secrets.update(secrets_in(OmegaConf.to_container(cfg, resolve=False)))
         import lightning  # noqa: F401  (sets the level of its logger at import)
@@ -85,6 +93,12 @@ def _main(program: str, secrets: set[str]) -> None:
         for message in QUIET:
             warnings.filterwarnings("ignore", message)
         try:
+            if program == "train" and HydraConfig.get().mode == RunMode.MULTIRUN:
+                from iwin.train.sweep import Sweep
+
+                sweep = sweep or Sweep()
+                _run_cell(sweep, cfg)
+                return
             check_targets(cfg)
             check_keys(cfg)
             if program == "train":
@@ -100,6 +114,11 @@ def _main(program: str, secrets: set[str]) -> None:
                 raise
             _say(explain(error, program))
             sys.exit(USER_ERROR)
+        except Exception:
+            if sweep is None:
+                raise
+            traceback.print_exc()  # Hydra would keep it until all other cells have run
+            sys.exit(DEFECT)
 
     try:
         if any(arg.startswith("--e") for arg in sys.argv[1:]):  # Hydra takes shortened options
@@ -107,6 +126,8 @@ def _main(program: str, secrets: set[str]) -> None:
                 "Hydra's --experimental-rerun would load a pickle, which can run any code: give the overrides"
             )
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=program)(job)()
+        if sweep is not None:
+            sys.exit(sweep.finish())
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if wants_traceback:
             raise
@@ -114,6 +135,26 @@ def _main(program: str, secrets: set[str]) -> None:
         sys.exit(USER_ERROR)
     finally:
         restore()
+
+
+def _sweep_name(sweep: str | None, data: str) -> str:
+    from iwin.train.sweep import sweep_name
+
+    return sweep_name(sweep, data)
+
+
+def _run_cell(sweep: Any, cfg: DictConfig) -> None:
+    """Run the cell of a sweep that `cfg` is; where that cannot be used, the others run all the same."""
+    from iwin.train.fit import plain_config
+
+    try:
+        check_targets(cfg)
+        check_keys(cfg)
+        config = plain_config(cfg)
+    except (UserError, OmegaConfBaseException) as error:
+        sweep.refuse(explain(error, "train"))
+        return
+    sweep.run(config, retry_failed=cfg.retry_failed)
 
 
 @contextmanager
@@ -164,6 +205,8 @@ def explain(error: Exception, program: str) -> str:
     override = re.search(r"Could not (?:override|append to config).*?'([^']+)'", text)
     if isinstance(error, ConfigCompositionException) and override:
         key = override[1].lstrip("+~").partition("=")[0].partition("@")[0]
+        from iwin.train.checks import INSTEAD
+
         if key.removeprefix("trainer.") in INSTEAD:
             return f"{key} has no place here: {INSTEAD[key.removeprefix('trainer.')]}"
         return f"there is no key {key!r}; {near_names(key, _known_keys(program))}"

@@ -106,6 +106,7 @@ def _y_axis(axes: Axes, points: Sequence[Point]) -> None:
     low = min(point.y.mean - (point.y.spread or 0.0) for point in points)
     high = max(point.y.mean + (point.y.spread or 0.0) for point in points)
     margin = max(0.15 * (high - low), 0.1)
+    ticks = MaxNLocator(nbins=7).tick_values(low - margin, high + margin)
+    axes.set_yticks([tick for tick in ticks if tick <= 100])  # the room above is for names
     axes.set_ylim(low - margin, high + margin)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
     axes.ticklabel_format(axis="y", useOffset=False)
