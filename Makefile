@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install train test test-all check bench format clean
+.PHONY: help install train test test-slow test-all check bench format clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,11 +20,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 train: install ## train iwin_micro on the digits that come with the package
 	$(BIN)/python train.py
 
-test: install ## the default tests, under 6 minutes on 2 cores
-	$(BIN)/python -m pytest
+test: install ## the default tests, on all cores, under 6 minutes on 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-test-all: install ## all tests that need no GPU
-	$(BIN)/python -m pytest -m 'not gpu'
+test-slow: install ## the long ones, which train with several processes, one after the other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-all: test test-slow ## all tests that need no GPU
 
 check: install ## lint, format, types, Dockerfiles
 	$(BIN)/ruff check .

@@ -25,10 +25,10 @@ from iwin.app import register
 from iwin.conf import conf_dir
 from iwin.errors import UserError
 from iwin.runtime import seed_at
+from iwin.train.build import build_data, build_model, plain_config
 from iwin.train.callbacks.heartbeat import Heartbeat
 from iwin.train.callbacks.preemption import Preemption
 from iwin.train.callbacks.resumed_log import ResumedLog
-from iwin.train.fit import build_data, build_model, plain_config
 from iwin.train.launcher import Ranks
 from iwin.train.metrics_csv import MetricsCSV
 from iwin.train.ranks import OneRun

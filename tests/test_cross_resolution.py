@@ -28,7 +28,7 @@ def trained(program, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("family", "tables"), [("iwin", 0), ("swin", 8)])
-@pytest.mark.parametrize(("size", "window"), [(48, 6), (64, 8)])
+@pytest.mark.parametrize(("size", "window"), [(48, 6), pytest.param(64, 8, marks=pytest.mark.slow)])
 def test_fine_tuning_at_a_larger_size(trained, family: str, tables: int, size: int, window: int) -> None:
     _, run = trained("runs", f"model={family}_micro")
     printed, tuned = trained("tuned", f"experiment={family}_micro_{size}", f"init.path={run}")
@@ -57,6 +57,7 @@ def test_the_validation_before_is_that_of_the_loaded_weights(trained, program) -
     assert json.loads((tuned / "result.json").read_text())["before"] == told
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_first_validation(trained, program, tmp_path: Path, monkeypatch) -> None:
     _, run = trained("runs", "model=iwin_micro")
     args = ("init=checkpoint", f"init.path={run}", "log_every=1st")

@@ -1,4 +1,4 @@
-"""The Dockerfiles are clean, and copy only what is in the repository and let through by .dockerignore."""
+"""The recipes of images are clean, alike, and copy only what is in the repository and let through by .dockerignore."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile*"))
+from image_recipes import APPTAINER, DOCKERFILES, ROOT, ignored, read_apptainer, read_dockerfile
 
 
 def hadolint() -> str | None:
@@ -21,26 +20,11 @@ def hadolint() -> str | None:
 
 
 def instructions(dockerfile: Path) -> list[list[str]]:
-    """The words of each instruction, without comments, continued lines joined."""
-    text = re.sub(r"^\s*#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-    return [line.split() for line in text.splitlines() if line.strip()]
+    return [line.split() for line in read_dockerfile(dockerfile)]
 
 
 def copied(dockerfile: Path) -> list[str]:
     return [source for word, *rest in instructions(dockerfile) if word == "COPY" for source in rest[:-1]]
-
-
-def ignored(path: str, rules: str) -> bool:
-    """Whether .dockerignore leaves `path` out: the last rule that names it, or a folder above it, decides."""
-    out = False
-    for rule in (line.strip() for line in rules.splitlines()):
-        if not rule or rule.startswith("#"):
-            continue
-        parts = [re.escape(part).replace(r"\*", "[^/]*") for part in rule.removeprefix("!").split("/")]
-        pattern = "/".join(parts).replace("[^/]*[^/]*/", "(.*/)?")
-        if re.fullmatch(f"{pattern}(/.*)?", path):
-            out = not rule.startswith("!")
-    return out
 
 
 def test_the_two_images_are_there() -> None:
@@ -96,3 +80,18 @@ def test_the_program_does_not_run_as_root(dockerfile: Path) -> None:
 )
 def test_the_context_is_the_code_alone(path: str, out: bool) -> None:
     assert ignored(path, (ROOT / ".dockerignore").read_text()) is out
+
+
+def test_apptainer_s_image_has_what_docker_s_has() -> None:
+    recipe, docker = read_apptainer(APPTAINER), instructions(ROOT / "docker" / "Dockerfile")
+    assert recipe.base == next(words[1] for words in docker if words[0] == "FROM")
+    assert sorted(recipe.files) == sorted(copied(ROOT / "docker" / "Dockerfile"))
+    assert {f"/app/{source}" for source in recipe.files} == set(recipe.files.values())
+    told = dict(word.split("=", 1) for words in docker if words[0] == "ENV" for word in words[1:])
+    assert recipe.environment == told
+    ran = " ".join(" ".join(words[1:]) for words in docker if words[0] == "RUN")
+    for command in (r"apt-get install [^&\n]*", r"pip install [^&\n]*"):
+        mine, theirs = re.search(command, "\n".join(recipe.post)), re.search(command, ran)
+        assert mine is not None
+        assert theirs is not None
+        assert mine[0].split() == theirs[0].split()

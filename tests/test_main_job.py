@@ -85,7 +85,7 @@ def test_a_run_leaves_what_it_promises_and_evaluates_to_the_same_digits(train, p
     assert start["data"]["train"]["samples"] == 1438
     assert sum(shard["samples"] for shard in start["data"]["val"]["shards"]) == 359
     assert {"torch", "lightning", "timm"} <= start["versions"].keys()
-    assert set(start["code"]) == {"commit", "dirty"}
+    assert set(start["code"]) == {"commit", "dirty", "changes"}
 
     table = read_metrics(folder / "metrics.csv")
     assert "train/top1" not in table, "training accuracy under mixup means nothing"

@@ -63,7 +63,7 @@ def own_prefixes() -> tuple[str, ...]:
 def check_targets(config: DictConfig | dict[str, Any]) -> None:
     """ConfigError for the first `_target_` anywhere in `config` that is not allowed; nothing it names is imported.
 
-    One below an allowed prefix is imported, and must be defined in the same package: iwin.train.fit.os.system
+    One below an allowed prefix is imported, and must be defined in the same package: iwin.train.build.os.system
     begins well and is not ours.
     """
     allowed = (*PREFIXES, *own_prefixes())

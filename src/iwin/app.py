@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,13 @@ QUIET = (
 )
 
 
+def _nothing() -> None:
+    pass
+
+
+_restore: Callable[[], None] = _nothing  # undoes in the environment what is there for Hydra alone
+
+
 def register() -> None:
     """Make known to Hydra what the configuration files refer to: the zoo's sizes, the package's own files."""
     from iwin.models.zoo import SIZES
@@ -53,6 +60,7 @@ def register() -> None:
     if not OmegaConf.has_resolver("iwin_package"):
         OmegaConf.register_new_resolver("iwin_package", lambda path: str(Path(__file__).parent / path))
         OmegaConf.register_new_resolver("iwin_sweep", _sweep_name)
+        OmegaConf.register_new_resolver("iwin_mode", _mode)
         OmegaConf.register_new_resolver("iwin_pick", lambda key, table, other: table.get(key, other))
 
 
@@ -80,6 +88,8 @@ def _main(program: str, secrets: set[str]) -> None:
         if before is not None:
             os.environ[TRACEBACK_VARIABLE] = before
 
+    global _restore
+    _restore = restore
     sweep: Any = None  # Sweep, once there is one
 
     def job(cfg: DictConfig) -> None:
@@ -137,6 +147,12 @@ def _main(program: str, secrets: set[str]) -> None:
         restore()
 
 
+def _mode(*, _root_: Any) -> str:
+    """Hydra's for a command without -m: its launchers are for several runs, and this one for a single one as well."""
+    launcher = OmegaConf.select(_root_, "hydra.runtime.choices", default={}).get("hydra/launcher")
+    return (RunMode.MULTIRUN if launcher == "slurm" else RunMode.RUN).name
+
+
 def _sweep_name(sweep: str | None, data: str) -> str:
     from iwin.train.sweep import sweep_name
 
@@ -145,16 +161,36 @@ def _sweep_name(sweep: str | None, data: str) -> str:
 
 def _run_cell(sweep: Any, cfg: DictConfig) -> None:
     """Run the cell of a sweep that `cfg` is; where that cannot be used, the others run all the same."""
-    from iwin.train.fit import plain_config
+    config = cell_config(sweep, cfg)
+    if config is not None:
+        sweep.run(config, retry_failed=cfg.retry_failed)
+
+
+def cell_config(sweep: Any, cfg: DictConfig) -> dict[str, Any] | None:
+    """`cfg` as plain values; where it cannot be used, the sweep is told. Raises ConfigError where there is none."""
+    from iwin.train.build import plain_config
 
     try:
         check_targets(cfg)
         check_keys(cfg)
-        config = plain_config(cfg)
+        return plain_config(cfg)
     except (UserError, OmegaConfBaseException) as error:
+        if sweep is None:
+            raise
         sweep.refuse(explain(error, "train"))
-        return
-    sweep.run(config, retry_failed=cfg.retry_failed)
+        return None
+
+
+@contextmanager
+def given_environment() -> Iterator[None]:
+    """Meanwhile the environment is what the user gave, for what is started then: Hydra has its own setting else."""
+    now = os.environ.get(TRACEBACK_VARIABLE)
+    _restore()
+    try:
+        yield
+    finally:
+        if now is not None:
+            os.environ[TRACEBACK_VARIABLE] = now
 
 
 @contextmanager

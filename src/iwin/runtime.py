@@ -64,7 +64,7 @@ def config_hash(config: dict[str, Any], length: int = 8) -> str:
 
 
 def code_version() -> dict[str, Any]:
-    """Commit of the checkout and whether its tracked files were changed; None where there is no git."""
+    """Commit of the checkout, whether its tracked files were changed, and a hash of how; None where there is no git."""
     here = Path(__file__).resolve().parent
 
     def git(*args: str) -> str | None:
@@ -75,7 +75,12 @@ def code_version() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     status = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+    changes = git("diff", "HEAD") if status else None
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "changes": None if changes is None else hashlib.sha256(changes.encode()).hexdigest()[:16],
+    }
 
 
 def provenance(seed: int, data: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_every_target_of_our_configurations_is_allowed_and_no_key_is_a_secrets(c
     [
         *("os.system", "torch.load", "iwin.app.main", "iwin", "", "lightning.Trainers", "timm.create_model.x"),
         *(
-            "iwin.train.fit.os.system",
+            "iwin.train.build.os.system",
             "iwin.data.fetch.sys.exit",
             "iwin.train.fit.instantiate",
             "iwin.train.fit.torch.load",

@@ -15,8 +15,8 @@ from iwin.app import register
 from iwin.batch import Batch
 from iwin.conf import conf_dir
 from iwin.data.module import ImageDataModule
+from iwin.train.build import build_data
 from iwin.train.callbacks.nonfinite import NonFinite
-from iwin.train.fit import build_data
 from iwin.train.optim import Optimizer
 from iwin.train.rollback import train_with_roll_backs
 from iwin.train.run_plan import RunPlan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from iwin.errors import ConfigError
 from iwin.train import sweep as module
+from iwin.train.run_folder import LOCK
 from iwin.train.sweep import cells_of
 
 CHECKOUT = Path(__file__).parents[2]
@@ -64,12 +67,12 @@ class Runs:
             def __exit__(self, *error: object) -> None: ...
 
             def wait(self) -> tuple[int, str]:
-                name = self.folder.name.rpartition("-")[0]
-                runs.begun.append(name)
-                code = runs.codes.get(name, 0)
                 stands = json.loads((self.folder.parent / "sweep.json").read_text())["cells"]
                 (cell,) = [cell for cell in stands if cell["state"] == "running"]
-                assert (cell["name"], cell["folder"]) == (name, self.folder.name)
+                assert cell["folder"] == self.folder.name
+                name = cell["name"]
+                runs.begun.append(name)
+                code = runs.codes.get(name, 0)
                 self.folder.mkdir(exist_ok=True)
                 if code == 0:
                     (self.folder / "result.json").write_text(json.dumps({"last": {"val/top1": 0.5}}))
@@ -147,11 +150,71 @@ def test_a_cell_whose_configuration_cannot_be_used_does_not_stop_the_others(swee
 
 
 def test_other_overrides_are_another_sweep(program, runs: Runs, tmp_path: Path) -> None:
-    for args in (["seed=0,1"], ["seed=0,1", "log_every=1st"], ["seed=0,1", "optimizer.lr=1e-3"]):
+    def swept(*args: str) -> tuple[list[str], int]:
         with pytest.raises(SystemExit):
             program("train", "-m", f"paths.runs_dir={tmp_path}", *args)
-    assert len(list(tmp_path.iterdir())) == 2
-    assert runs.taken() == ["seed=0", "seed=1"] * 2
+        return runs.taken(), len(list(tmp_path.iterdir()))
+
+    assert swept("seed=0,1") == (["seed=0", "seed=1"], 1)
+    for same in ("log_every=1st", "data.num_workers=3", "callbacks.heartbeat.training_s=9", "logger=[]"):
+        assert swept("seed=0,1", same) == ([], 1)
+    assert swept("seed=0,1", "optimizer.lr=1e-3") == (["seed=0", "seed=1"], 2)
+    # What is swept tells sweeps apart, whatever it is.
+    assert swept("data.num_workers=0,1") == (["num_workers=0", "num_workers=1"], 3)
+    assert swept("data.num_workers=0,2") == (["num_workers=0", "num_workers=2"], 4)
+
+
+def test_the_folder_of_a_cell_can_be_written_in_an_override(sweep, runs: Runs, tmp_path: Path) -> None:
+    """eval.py checkpoint=FOLDER and init.path=FOLDER, unquoted."""
+    _, cells = sweep("seed=0,1", "model.kernel_sizes=[3,3,3,null],[5,3,3,null]")
+    (folder,) = tmp_path.iterdir()
+    for cell in cells:
+        path = str(folder / cell["folder"])
+        assert OverridesParser.create().parse_override(f"checkpoint={path}").value() == path
+    assert len({cell["folder"] for cell in cells}) == 4
+
+
+def test_secrets_are_in_no_name_of_a_cell() -> None:
+    cells = cells_of([["data.root=https://me:hush1@host/a"], ["data.root=https://me:hush1@host/b"]])
+    assert not any("hush1" in cell.name for cell in cells)
+    assert [cell.name for cell in cells_of([["a.api_key=hush1"], ["a.api_key=hush2"]])] == ["api_key=", "api_key=-2"]
+
+
+def test_a_cell_that_a_killed_sweep_left_running_is_waited_for(
+    sweep, runs: Runs, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """Its process holds the folder until it has saved: beside it, the cell would begin once more in another folder."""
+    runs.codes["seed=1"] = 75
+    _, cells = sweep("sweep=seeds")
+    runs.taken()
+    (folder,) = tmp_path.iterdir()
+    left = (folder / cells[1]["folder"] / LOCK).open("w")
+    fcntl.flock(left, fcntl.LOCK_EX)
+    flock, waited = fcntl.flock, []
+
+    def ends_meanwhile(lock: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX:  # without LOCK_NB: this waits
+            waited.append(lock.name)
+            (folder / cells[1]["folder"] / "result.json").write_text(json.dumps({"last": {"val/top1": 0.5}}))
+            left.close()
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", ends_meanwhile)
+    code, cells = sweep("sweep=seeds")
+    assert "Waiting for the process that still runs in" in capsys.readouterr().out
+    assert waited == [left.name]
+    assert (code, runs.taken(), states(cells)) == (0, ["seed=2"], ["finished"] * 3)
+
+
+def test_a_cell_whose_results_were_removed_has_not_finished(sweep, runs: Runs, tmp_path: Path) -> None:
+    _, cells = sweep("sweep=seeds")
+    runs.taken()
+    (folder,) = tmp_path.iterdir()
+    for cell in (cells[0], cells[2]):
+        (folder / cell["folder"] / "result.json").unlink()
+    runs.codes["seed=0"] = 75
+    code, cells = sweep("sweep=seeds")
+    assert (code, runs.taken(), states(cells)) == (75, ["seed=0"], ["stopped", "finished", "stopped"])
 
 
 def test_two_processes_do_not_run_one_sweep(sweep, runs: Runs, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -206,7 +269,7 @@ def test_a_sweep_that_is_killed_in_the_middle_goes_on(tmp_path: Path, signum: si
     assert first.returncode == (-9 if signum == signal.SIGKILL else 75)
     (folder,) = (tmp_path / "runs").iterdir()
     done = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
-    assert "lr=0.001" in {name.rpartition("-")[0] for name in done}
+    assert "lr-0.001" in {name.rpartition("-")[0] for name in done}
 
     again = started(tmp_path, *args)
     printed, _ = again.communicate(timeout=PATIENCE_S)

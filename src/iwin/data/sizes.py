@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iwin.durations import parse, to_epochs, to_updates
-from iwin.errors import ConfigError, whole
+from iwin.errors import ConfigError
 
 Size = tuple[int, int]  # height and width, in pixels
 KEY = "data.progressive"
@@ -48,7 +48,7 @@ class Progressive:
         Raises:
             ConfigError: an entry begins inside an epoch, no later than the one before it, or after the last epoch.
         """
-        total = per_epoch * whole("trainer.max_epochs", epochs, 1)
+        total = per_epoch * epochs
         found: list[tuple[int, Size]] = []
         for duration, size in self.sizes.items():
             start = _epoch(duration, per_epoch=per_epoch, total=total) if found else 0

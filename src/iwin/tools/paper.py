@@ -31,6 +31,26 @@ TOP1: dict[tuple[str, int, bool], float] = {
     ("swin_l", 224, True): 86.3,
     ("swin_l", 384, True): 87.3,
 }
+# (model, image side in pixels) -> images/s of inference on one V100 (Table I, the first row of each)
+V100_IMAGES_PER_S: dict[tuple[str, int], float] = {
+    ("iwin_t", 224): 729,
+    ("iwin_s", 224): 410,
+    ("iwin_s", 384): 142,
+    ("iwin_s", 512): 78,
+    ("iwin_s", 1024): 20,
+    ("iwin_b", 224): 271,
+    ("iwin_b", 384): 78,
+    ("iwin_b", 512): 51,
+    ("iwin_b", 1024): 12,
+    ("iwin_l", 224): 138,
+    ("iwin_l", 384): 40,
+    ("swin_t", 224): 758,
+    ("swin_s", 224): 437,
+    ("swin_b", 224): 287,
+    ("swin_b", 384): 85,
+    ("swin_l", 224): 145,
+    ("swin_l", 384): 46,
+}
 
 
 @dataclass(frozen=True)

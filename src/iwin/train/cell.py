@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from iwin.train.requeue import SAID_LINES, reason_of
 from iwin.train.signals import STOPPING, end_with_parent
 
 SWEEP_VARIABLE = "IWIN_SWEEP"  # the process that runs the sweep, and the folder of the cell
-KEPT_LINES = 50
 
 
 class CellProcess:
@@ -30,7 +30,7 @@ class CellProcess:
         self._folder = folder
         self._process: subprocess.Popen[str] | None = None
         self._before: dict[signal.Signals, Any] = {}
-        self._last: deque[str] = deque(maxlen=KEPT_LINES)
+        self._last: deque[str] = deque(maxlen=SAID_LINES)
         self.asked_to_stop = False
 
     def __enter__(self) -> CellProcess:
@@ -42,7 +42,7 @@ class CellProcess:
             text=True,
             errors="replace",
             start_new_session=True,
-            env={**os.environ, SWEEP_VARIABLE: f"{os.getpid()} {self._folder}"},
+            env={**os.environ, **told_cell(os.getpid(), self._folder)},
         )
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
         self._reader.start()
@@ -59,13 +59,7 @@ class CellProcess:
         assert self._process is not None
         code = self._process.wait()
         self._reader.join()
-        if code == 0:
-            return code, ""
-        if code < 0:
-            return code, f"killed by {signal.Signals(-code).name}"
-        errors = [line for line in self._last if line.startswith("error: ")]
-        last = errors[-1].removeprefix("error: ") if errors else next(iter([*self._last][-1:]), "")
-        return code, last or f"exit code {code}"
+        return code, reason_of(code, self._last) if code else ""
 
     def _pass_on(self, signum: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
@@ -77,7 +71,12 @@ class CellProcess:
             sys.stderr.write(line)
             sys.stderr.flush()
             if line.strip():
-                self._last.append(line.rstrip("\n"))
+                self._last.append(line)
+
+
+def told_cell(parent: int, folder: Path) -> dict[str, str]:
+    """The environment of a process that `parent` starts as the run of a cell; 0 where it does not end with that."""
+    return {SWEEP_VARIABLE: f"{parent} {folder}"}
 
 
 def cell_folder() -> Path | None:
@@ -89,5 +88,6 @@ def cell_folder() -> Path | None:
     if not told:
         return None
     pid, _, folder = told.partition(" ")
-    end_with_parent(int(pid), signal.SIGTERM)
+    if int(pid):
+        end_with_parent(int(pid), signal.SIGTERM)
     return Path(folder)

@@ -40,8 +40,7 @@ def check_trainer(trainer: dict[str, Any]) -> None:
     for key, instead in INSTEAD.items():
         if trainer.get(key) is not None:
             raise ConfigError(f"trainer.{key} has no place here: {instead}")
-    for key in ("accumulate_grad_batches", "num_nodes"):
-        whole(f"trainer.{key}", trainer[key], 1)
+    whole("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"], 1)
     if trainer["gradient_clip_val"] is not None:
         number("trainer.gradient_clip_val", trainer["gradient_clip_val"], 0)
 

@@ -21,8 +21,8 @@ from iwin.conf import check_keys
 from iwin.errors import ConfigError
 from iwin.runtime import provenance
 from iwin.secrets import redact
+from iwin.train.build import build_data, build_model, build_trainer, plain_config, share_cores
 from iwin.train.checks import check_trainer
-from iwin.train.fit import build_data, build_model, build_trainer, plain_config, share_cores
 from iwin.train.plots import confusion, contact_sheet
 from iwin.train.run_folder import find_checkpoint, shown
 from iwin.train.run_plan import RunPlan
@@ -116,6 +116,7 @@ def evaluate(cfg: DictConfig) -> None:
         )
     cfg.trainer.devices = 1
     cfg.trainer.num_nodes = 1
+    cfg.trainer.strategy = "auto"
     check_trainer(plain_config(cfg.trainer))
     data = build_data(cfg, EVALUATED)
     model = build_model(cfg)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
@@ -77,6 +78,8 @@ class UpdateGuard:
         """
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if isinstance(norm, DTensor):  # of gradients that are shared out: so far each rank knows of its share alone
+            norm = norm.full_tensor()
         self.skipped = ~torch.isfinite(norm)
         for buffer, kept in zip(self._statistics, self._kept, strict=True):
             buffer.copy_(torch.where(self.skipped, kept, buffer))

@@ -13,12 +13,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 LAUNCHER_VARIABLE = "IWIN_LAUNCHER_PID"
@@ -59,17 +58,6 @@ class Launcher(_SubprocessScriptLauncher):
             cores = len(os.sched_getaffinity(0))
             torch.set_num_threads(max(1, min(torch.get_num_threads(), cores // self.num_processes)))
         return function(*args, **kwargs)
-
-
-def use_ranks(setup_s: float) -> None:
-    """Make the strategies `auto` and `ddp` of Lightning's trainers `Ranks`, with this timeout."""
-    StrategyRegistry.register(
-        "ddp",
-        Ranks,
-        description="DDP whose processes on one machine begin and end together",
-        override=True,
-        timeout=timedelta(seconds=setup_s),
-    )
 
 
 def launcher_pid() -> int | None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
-from iwin.errors import ConfigError
+from iwin.errors import ConfigError, near_names
 from iwin.train.metrics_csv import MetricsCSV
+
+MODES = ("auto", "online", "offline", "disabled")
 
 
 def _missing(package: str) -> ConfigError:
@@ -31,7 +39,25 @@ def tensorboard(folder: Path) -> Logger:
 
 
 class _Wandb(WandbLogger):
-    """Ends its run with training. Lightning leaves it open, and the next one in this process would go on in it."""
+    """Begins with the run's configuration, and ends with training: Lightning leaves it open, and the next run in this
+    process would go on in it.
+    """
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's run, begun where it is first asked for. The configuration is config.yaml's: no secrets are in it."""
+        begins = self._experiment is None
+        experiment: Any = super().experiment
+        if begins:
+            config = OmegaConf.to_container(OmegaConf.load(Path(str(self.save_dir)) / "config.yaml"))
+            experiment.config.update(config, allow_val_change=True)
+        return experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Under the run's own count of updates. W&B's begins at 0 with each offline part of a run that was stopped."""
+        self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
 
     def finalize(self, status: str) -> None:
         super().finalize(status)
@@ -42,35 +68,46 @@ class _Wandb(WandbLogger):
 
 def wandb(
     folder: Path,
+    mode: str = "auto",
     project: str = "iwin",
     entity: str | None = None,
     group: str | None = None,
     tags: list[str] | None = None,
 ) -> Logger:
-    """Weights & Biases, with files in <run folder>/wandb; offline unless the user is logged in.
+    """Weights & Biases, with files in <run folder>/wandb, which has the run's config.yaml when training begins.
 
-    The id is the folder's name, so that a resumed run goes on in the same place. ConfigError without
-    the package.
+    The id is the folder's name, so that a resumed run goes on in the same place. mode: one of MODES; `auto` is
+    online where the user is logged in, and else offline. ConfigError for another, and without the package.
 
     Its own collecting is off: it would send the command line as typed, and what is not committed, with any secret
     in them. provenance.json in the run folder has command and code version.
     """
     if importlib.util.find_spec("wandb") is None:
         raise _missing("wandb")
+    if mode not in MODES:
+        raise ConfigError(f"logger.wandb.mode={mode} (or WANDB_MODE): {near_names(str(mode), MODES)}")
     import wandb as client
 
-    logged_in = "WANDB_API_KEY" in os.environ or "api.wandb.ai" in _netrc()
+    if mode == "auto":
+        mode = "online" if "WANDB_API_KEY" in os.environ or wandb_host() in _netrc() else "offline"
     return _Wandb(
         name=folder.name,
         id=folder.name,
         save_dir=folder,
-        mode="online" if logged_in else "offline",
+        mode=mode,
         project=project,
         entity=entity,
         group=group,
         tags=tags or [],
         settings=client.Settings(x_disable_meta=True, disable_git=True),
     )
+
+
+def wandb_host() -> str:
+    """The server that wandb is set up for."""
+    import wandb as client
+
+    return str(urlsplit(client.setup().settings.base_url).hostname)
 
 
 def _netrc() -> str:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
 import torch
 
 from iwin.errors import ConfigError, UserError, WeightsError
+from iwin.runtime import code_version
 from iwin.train.recovery import Recovery, recover
 from iwin.train.run_folder import CHECKPOINT_VARIABLE, RunFolder
+from iwin.train.slurm import changed_code, check_progress
+
+
+def _recover(folder: RunFolder) -> Recovery:
+    """`recover`; what a Slurm job has to know of its earlier starts besides, which may end it (ConfigError)."""
+    recovery = recover(folder.checkpoints)
+    check_progress(folder.path, None if recovery.checkpoint is None else recovery.checkpoint.name)
+    changed = changed_code(folder.path, code_version())
+    return recovery if changed is None else replace(recovery, notes=(*recovery.notes, changed))
 
 
 def agree_on_checkpoint(trainer: lightning.Trainer, folder: RunFolder) -> Recovery:
@@ -28,14 +39,14 @@ def agree_on_checkpoint(trainer: lightning.Trainer, folder: RunFolder) -> Recove
         return Recovery(Path(told) if told else None)
     if not torch.distributed.is_initialized():
         if not started_together:
-            recovery = recover(folder.checkpoints)
+            recovery = _recover(folder)
             os.environ[CHECKPOINT_VARIABLE] = str(recovery.checkpoint or "")
             return recovery
         trainer.strategy.setup_environment()
     decision: tuple[Path, Recovery, str] = (folder.path, Recovery(None), "")
     if trainer.is_global_zero:
         try:
-            decision = (folder.path, recover(folder.checkpoints), "")
+            decision = (folder.path, _recover(folder), "")
         except UserError as error:
             decision = (folder.path, Recovery(None), str(error))
     theirs, recovery, refusal = trainer.strategy.broadcast(decision)

@@ -7,9 +7,10 @@ metrics.csv, curves.png, checkpoints/ and, once the run has ended, result.json.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from iwin.runtime import config_hash, provenance
 from iwin.secrets import redact
 from iwin.train.durable import put_text
 from iwin.train.recovery import BEST, Recovery, update_checkpoints
+from iwin.train.slurm import described, starts_of
 from iwin.weights.digest import damage
 
 # What changes where, how visibly or how fast a run goes, and nothing that it computes or keeps.
@@ -30,6 +32,7 @@ NOT_IDENTITY = {
     "data": ("num_workers", "prefetch", "pin_memory"),
     "trainer": ("profiler",),
 }
+LOCK = ".lock"  # in the folder: locked by the process that holds the run
 # What the process that holds a run tells those that it starts: the folder, and where in the run to begin.
 RUN_FOLDER_VARIABLE = "IWIN_RUN_FOLDER"
 CHECKPOINT_VARIABLE = "IWIN_CHECKPOINT"
@@ -59,6 +62,28 @@ def folder_name(config: dict[str, Any]) -> str:
 def run_path(runs: Path, config: dict[str, Any]) -> Path:
     """The first folder below `runs` for `config`, redacted here as it is written."""
     return runs.absolute() / folder_name(redact(config))
+
+
+def numbered(first: Path) -> Iterator[Path]:
+    """The folders that a command may have, in the order in which it takes them: `first`, `first`-2 and so on."""
+    yield first
+    for number in itertools.count(2):
+        yield first.with_name(f"{first.name}-{number}")
+
+
+def wait_until_free(folder: Path) -> bool:
+    """Wait while a process holds the folder of a run, as one does whose sweep was killed: it is stopping.
+
+    Returns whether the run has ended.
+    """
+    if (folder / LOCK).is_file():
+        with (folder / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"Waiting for the process that still runs in {shown(folder)}.", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+    return (folder / "result.json").is_file()
 
 
 class RunFolder:
@@ -100,10 +125,7 @@ class RunFolder:
         if told:
             return cls(Path(told), None)
         passed_over = ""
-        number = 1
-        while True:
-            path = first if number == 1 else first.with_name(f"{first.name}-{number}")
-            number += 1
+        for path in numbered(first):
             if (path / "result.json").is_file():
                 passed_over = f"the one in {path.name} has ended"
                 continue
@@ -114,13 +136,14 @@ class RunFolder:
                 os.environ[RUN_FOLDER_VARIABLE] = str(path)
                 return cls(path, lock, passed_over)
             passed_over = f"the one in {path.name} is still running"
+        raise AssertionError("there is always another number")
 
     @staticmethod
     def _lock_folder(path: Path) -> IO[str] | None:
         """An open, locked file in the folder, which is made; None where another process has it."""
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / ".lock").open("w")
+            lock = (path / LOCK).open("w")
         except OSError as error:
             raise ConfigError(
                 f"cannot write the run folder {path}: {error.strerror}. Set paths.runs_dir (or IWIN_RUNS) to a folder "
@@ -148,8 +171,8 @@ class RunFolder:
         os.environ.pop(CHECKPOINT_VARIABLE, None)
         if self._lock is None:
             return
-        if not self.config_file.exists() and [file.name for file in self.path.iterdir()] == [".lock"]:
-            (self.path / ".lock").unlink()
+        if not self.config_file.exists() and [file.name for file in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
             self.path.rmdir()
         self._lock.close()
 
@@ -160,11 +183,11 @@ class RunFolder:
         """
         if not self.resumed:
             put_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(config)))
-        file = self.path / "provenance.json"
-        starts = json.loads(file.read_text())["starts"] if file.is_file() else []
+        starts = starts_of(self.path)
         checkpoint = None if recovery.checkpoint is None else recovery.checkpoint.name
-        starts.append({**provenance(seed, data), "checkpoint": checkpoint, "recovery": list(recovery.notes)})
-        put_text(file, json.dumps({"starts": starts}, indent=1) + "\n")
+        begun = {"checkpoint": checkpoint, "recovery": list(recovery.notes)}
+        starts.append({**provenance(seed, data), **described(), **begun})
+        put_text(self.path / "provenance.json", json.dumps({"starts": starts}, indent=1) + "\n")
 
     def write_result(self, result: dict[str, Any]) -> None:
         """result.json, which marks the run as ended."""

@@ -39,13 +39,13 @@ class RunPlan:
         return self.global_batch / IMAGES_PER_RATE
 
 
-def plan_run(cfg: DictConfig, trainer: lightning.Trainer, data: Any) -> RunPlan:
-    """The run's arithmetic on these devices, which the trainer is told of.
+def plan_run(cfg: DictConfig, trainer: lightning.Trainer, data: Any, world: int | None = None) -> RunPlan:
+    """The run's arithmetic on the trainer's devices, or on `world` others; the trainer is told of it.
 
     ConfigError for a global batch that cannot be made here, where not a single update fits into an epoch, and for
     durations that do not fit.
     """
-    world = trainer.world_size
+    world = trainer.world_size if world is None else world
     accumulation = trainer.accumulate_grad_batches = accumulated(
         cfg.global_batch, data.batch_size, world, trainer.accumulate_grad_batches
     )

@@ -9,7 +9,7 @@ import fcntl
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -29,10 +29,13 @@ from iwin.runtime import config_hash
 from iwin.secrets import redact
 from iwin.train.cell import CellProcess
 from iwin.train.durable import put_text
-from iwin.train.run_folder import identity, shown
+from iwin.train.requeue import ENDED
+from iwin.train.run_folder import NOT_IDENTITY, identity, shown, wait_until_free
+from iwin.train.slurm import in_queue
 
-# What changes where a sweep runs or is written, and not what it is.
-NOT_IDENTITY = re.compile(r"[+~]*(paths\.|hydra[./]|logger|log_every|retry_failed)")
+# Overrides of what is no part of a run's identity are none of a sweep's either, unless they are what is swept.
+_KEYS = [f"{group}.{key}".lstrip(".") for group, keys in NOT_IDENTITY.items() for key in keys]
+_NOT_IDENTITY = re.compile(rf"[+~]*(?:{'|'.join(map(re.escape, _KEYS))})\b")
 FILE = "sweep.json"
 LONGEST_NAME = 80
 STATES = ("waiting", "running", "finished", "stopped", "failed")
@@ -44,7 +47,7 @@ class Cell:
 
     name: what is its own, as position=none. overrides: the same by key. folder: of its run, in that of the sweep;
     None until it was begun. state: one of STATES; a stopped one goes on when the sweep is started again, a failed one
-    only where that is asked for. reason, exit_code: of the last two.
+    only where that is asked for. reason, exit_code: of the last two. job: of Slurm, that it was given to.
     """
 
     name: str
@@ -53,16 +56,21 @@ class Cell:
     state: str = "waiting"
     reason: str | None = None
     exit_code: int | None = None
+    job: str | None = None
 
 
 def sweep_name(sweep: str | None, data: str) -> str:
     """The name of the folder of the sweep that this command line is: the same for the same overrides."""
-    given = sorted(override for override in _command_overrides() if not NOT_IDENTITY.match(override))
-    return f"{sweep or 'sweep'}-{data}-{config_hash({'overrides': given})}"
+    given = sorted(
+        override
+        for override in _command_overrides()
+        if not _NOT_IDENTITY.match(override) or OverridesParser.create().parse_override(override).is_sweep_override()
+    )
+    return f"{sweep or 'sweep'}-{data}-{config_hash({'overrides': redact(given)})}"
 
 
 class Sweep:
-    """The cells of this command, run one after the other, each in a process of its own.
+    """The cells of this command: run one after the other, each in a process of its own, or given to Slurm.
 
     Raises:
         ConfigError: the folder cannot be written, or another process is running the same sweep.
@@ -99,30 +107,73 @@ class Sweep:
             before = {cell["name"]: Cell(**cell) for cell in json.loads(file.read_text())["cells"]}
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file} is damaged ({error}): remove it; finished cells are not run again") from error
-        return [before.get(cell.name, cell) for cell in cells]
+        return [self._as_its_run_is(self._as_its_job_ended(before.get(cell.name, cell))) for cell in cells]
 
-    def run(self, config: dict[str, Any], retry_failed: bool) -> None:
-        """Run the cell of Hydra's present job, whose configuration is `config`; not where it has an end already."""
+    def _as_its_run_is(self, cell: Cell) -> Cell:
+        """Of what the list says to run or to have finished: it runs no more, and its results may have been removed."""
+        if cell.state not in ("running", "finished"):
+            return cell
+        ended = cell.folder is not None and (self.folder / cell.folder / "result.json").is_file()
+        return replace(cell, state="finished" if ended else "stopped", exit_code=DONE if ended else None)
+
+    def _as_its_job_ended(self, cell: Cell) -> Cell:
+        """What the end of a Slurm job wrote into the cell's folder: jobs do not write sweep.json."""
+        ended = self.folder / cell.folder / ENDED if cell.folder else None
+        if ended is None or not ended.is_file():
+            return cell
+        return replace(cell, job=None, **json.loads(ended.read_text()))
+
+    def present(self) -> int:
+        """The number of the cell that Hydra's present job is."""
         hydra = HydraConfig.get()
         number, overrides = int(hydra.job.num), list(hydra.overrides.task)
         if overrides != self._planned[number]:
             raise RuntimeError(f"Hydra runs {overrides} where {self._planned[number]} was planned")
+        return number
+
+    def take(self, config: dict[str, Any], retry_failed: bool, state: str) -> Path | None:
+        """The folder of the present cell, whose configuration is `config`, and which is in `state` from here on.
+
+        None where it has an end already, or a job of Slurm has it: that is said. ConfigError where Slurm has to be
+        asked, and cannot.
+        """
+        number = self.present()
         cell = self.cells[number]
-        folder = self.folder / f"{cell.name}-{identity(redact(config))}"
+        folder = self.folder / f"{in_command(cell.name)}-{identity(redact(config))}"
         head = f"cell {number + 1} of {len(self.cells)}  {cell.name}"
         if (folder / "result.json").is_file():
-            self._put(number, folder=folder.name, state="finished", reason=None, exit_code=DONE)
+            self._put(number, folder=folder.name, state="finished", reason=None, exit_code=DONE, job=None)
             print(f"{head}: has finished", flush=True)
-            return
+            return None
         if cell.state == "failed" and cell.folder in (None, folder.name) and not retry_failed:
             print(f"{head}: has failed; retry_failed=true tries it once more", flush=True)
+            return None
+        if cell.job is not None and in_queue(cell.job):
+            print(f"{head}: is Slurm job {cell.job}", flush=True)
+            return None
+        (folder / ENDED).unlink(missing_ok=True)
+        self._put(number, folder=folder.name, state=state, reason=None, exit_code=None, job=None)
+        print(f"{head}" if state == "waiting" else f"\n{head}", flush=True)
+        return folder
+
+    def give(self, jobs: Mapping[int, str]) -> None:
+        """Note which job of Slurm each of these cells has become."""
+        for number, job in jobs.items():
+            self._put(number, job=job)
+
+    def run(self, config: dict[str, Any], retry_failed: bool) -> None:
+        """Run the present cell, whose configuration is `config`; not where it has an end already."""
+        folder = self.take(config, retry_failed, "running")
+        if folder is None:
             return
-        print(f"\n{head}", flush=True)
-        self._put(number, folder=folder.name, state="running", reason=None, exit_code=None)
+        number, overrides = self.present(), list(HydraConfig.get().overrides.task)
+        if wait_until_free(folder):
+            self._put(number, state="finished", exit_code=DONE)
+            return
         with CellProcess([*overrides, "hydra.mode=RUN"], folder) as process:
             code, reason = process.wait()
         if code == DONE and not (folder / "result.json").is_file():
-            raise RuntimeError(f"the run of {cell.name} has ended without {folder / 'result.json'}")
+            raise RuntimeError(f"the run of {self.cells[number].name} has ended without {folder / 'result.json'}")
         state = {DONE: "finished", RESUME: "stopped", RANK_LOST: "stopped", WORKER_LOST: "stopped"}.get(code, "failed")
         if code < 0 or process.asked_to_stop:
             state = "finished" if code == DONE else "stopped"
@@ -143,6 +194,8 @@ class Sweep:
         print_cells(Console(), self.folder, self.cells)
         if self._stopped:
             return RESUME
+        if any(cell.job for cell in self.cells):  # what becomes of these is not known yet
+            return next((cell.exit_code for cell in self.cells if cell.exit_code), DONE)
         codes = [cell.exit_code for cell in self.cells if cell.state != "finished"]
         return next((code if code is not None and code > 0 else RESUME for code in codes), DONE)
 
@@ -177,7 +230,7 @@ def cells_of(planned: Sequence[Sequence[str]]) -> list[Cell]:
     cells: list[Cell] = []
     for cell in pairs:
         own = {key: cell[key] for key in keys}
-        parts = ",".join(f"{names[key]}={value}" for key, value in own.items())
+        parts = ",".join(f"{names[key]}={value}" for key, value in redact(own).items())
         name = re.sub(r"[^\w=.,+-]", "", parts)[:LONGEST_NAME] or "run"
         taken = {other.name for other in cells}
         number = 1
@@ -185,6 +238,11 @@ def cells_of(planned: Sequence[Sequence[str]]) -> list[Cell]:
             number += 1
         cells.append(Cell(one, own))
     return cells
+
+
+def in_command(name: str) -> str:
+    """The name of a cell without what an unquoted value of an override must not have: checkpoint=runs/SWEEP/CELL."""
+    return re.sub(r"[^\w.+-]", "_", name.replace("=", "-"), flags=re.ASCII)
 
 
 def print_cells(console: Console, folder: Path, cells: Sequence[Cell]) -> None:
@@ -197,12 +255,15 @@ def print_cells(console: Console, folder: Path, cells: Sequence[Cell]) -> None:
         if cell.state == "finished" and cell.folder is not None:
             last = json.loads((folder / cell.folder / "result.json").read_text())["last"]
             top1 = f"{100 * last['val/top1']:.2f} %" if "val/top1" in last else ""
-        table.add_row(cell.name, cell.state + (f": {cell.reason}" if cell.reason else ""), top1)
+        state = f"Slurm job {cell.job}" if cell.job else cell.state
+        table.add_row(cell.name, state + (f": {cell.reason}" if cell.reason else ""), top1)
     console.print()
     console.print(table)
     console.print(f"\nReport    iwin report {shown(folder)}", soft_wrap=True)
 
 
 def _command_overrides() -> list[str]:
-    # Known ones: a program that composes a configuration without Hydra's command line has other arguments.
-    return list(get_args_parser().parse_known_args()[0].overrides)
+    # Known ones: a program that composes a configuration without Hydra's command line has other arguments. Hydra's own
+    # are of no cell.
+    given = get_args_parser().parse_known_args()[0].overrides
+    return [override for override in given if not re.match(r"[+~]*hydra[./]", override)]

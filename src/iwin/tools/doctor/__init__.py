@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def data(config: DictConfig) -> Finding:
     """The data set: there, indexed, as configured, and its first and last images readable. Raises as `check`."""
-    from iwin.train.fit import build_data  # here, as it imports Lightning, which takes seconds
+    from iwin.train.build import build_data  # here, as it imports Lightning, which takes seconds
 
     module = build_data(config)
     counts = []

@@ -11,7 +11,7 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from iwin.allowed import check_targets, checked_composition
@@ -43,17 +43,24 @@ class Job(NamedTuple):
 
 def configure(overrides: list[str]) -> DictConfig:
     """The configuration that train.py would have. ConfigError where it does not compose or names what may not be."""
+    return configure_with_choices(overrides)[0]
+
+
+def configure_with_choices(overrides: list[str]) -> tuple[DictConfig, dict[str, str | None]]:
+    """As `configure`, and which option of each group was chosen."""
     register()
     try:
         with checked_composition(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = compose("train", overrides=overrides)
+            config = compose("train", overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, "train")) from error
     finally:
         GlobalHydra.instance().clear()
+    with open_dict(config):
+        choices = dict(config.pop("hydra").runtime.choices)
     check_targets(config)
     check_keys(config)
-    return config
+    return config, choices
 
 
 def job_of(config: DictConfig, runs: Path | None = None) -> Job:
@@ -79,6 +86,8 @@ def ranks_of(devices: object) -> int:
         return devices
     if not isinstance(devices, int | str) and hasattr(devices, "__len__"):
         return len(devices)
+    if isinstance(devices, str) and "," in devices:
+        return len([part for part in devices.split(",") if part.strip()])
     if isinstance(devices, str) and devices.isdigit():
         return int(devices)
     return max(1, torch.cuda.device_count())

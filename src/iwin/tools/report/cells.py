@@ -10,6 +10,7 @@ from iwin.errors import DataError
 from iwin.secrets import redact
 from iwin.tools.report.documents import Document, read_json
 from iwin.tools.report.runs import CONFIG, Result, Run, is_run, read_run
+from iwin.train.requeue import ENDED
 
 SWEEP = "sweep.json"
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
@@ -94,6 +95,12 @@ def _cell(folder: Path, part: Document) -> Cell:
     run = read_run(folder / name) if name and (folder / name / CONFIG).is_file() else None
     overrides = {str(key): str(value) for key, value in part.mapping("overrides").items()}
     reason = part.text("reason") or ""
+    if part.text("job") is not None:  # Slurm's jobs write into their own folders alone
+        if name and (folder / name / ENDED).is_file():
+            end = read_json(folder / name / ENDED)
+            state, reason = end.text("state") or FAILED, end.text("reason") or ""
+        elif run is not None:
+            state = "running"
     if state != FAILED:  # the folder knows of an end that sweep.json may not know of yet
         ended = run is not None and run.result is not None
         if state == FINISHED and not ended:
