@@ -57,11 +57,14 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, size in SIZES.items():
         store.store(group="size", name=name, node=size.numbers())
-    if not OmegaConf.has_resolver("iwin_package"):
-        OmegaConf.register_new_resolver("iwin_package", lambda path: str(Path(__file__).parent / path))
-        OmegaConf.register_new_resolver("iwin_sweep", _sweep_name)
-        OmegaConf.register_new_resolver("iwin_mode", _mode)
-        OmegaConf.register_new_resolver("iwin_pick", lambda key, table, other: table.get(key, other))
+    resolvers: dict[str, Callable[..., Any]] = {
+        "iwin_package": lambda path: str(Path(__file__).parent / path),
+        "iwin_sweep": _sweep_name,
+        "iwin_mode": _mode,
+        "iwin_pick": lambda key, table, other: table.get(key, other),
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def main(program: str) -> None:
