@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -148,7 +149,8 @@ def test_a_killed_data_worker_ends_the_run_with_a_message_and_it_goes_on(tmp_pat
     assert sent
     assert ended.value.code == 71
     message = capfd.readouterr().err
-    assert f"process {sent[0]} is killed by signal: Killed" in message
+    how = "is killed by signal: Killed|exited unexpectedly"  # as torch looks at its end, or is told of it first
+    assert re.search(rf"process {sent[0]} ({how})", message)
     assert "The same command goes on" in message
     trainer = short_run.run(tmp_path, overrides=one_worker, validate=False)
     assert trainer.global_step == 8
