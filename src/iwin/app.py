@@ -150,10 +150,10 @@ def _main(program: str, secrets: set[str]) -> None:
         restore()
 
 
-def _mode(*, _root_: Any) -> str:
-    """Hydra's for a command without -m: its launchers are for several runs, and this one for a single one as well."""
+def _mode(*, _root_: Any) -> str | None:
+    """Hydra's for a command without -m: its launchers are for several runs, and Slurm's for a single one as well."""
     launcher = OmegaConf.select(_root_, "hydra.runtime.choices", default={}).get("hydra/launcher")
-    return (RunMode.MULTIRUN if launcher == "slurm" else RunMode.RUN).name
+    return RunMode.MULTIRUN.name if launcher == "slurm" else None
 
 
 def _sweep_name(sweep: str | None, data: str) -> str:

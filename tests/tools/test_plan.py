@@ -80,10 +80,10 @@ def test_ranks_are_those_of_the_configuration(devices: str, nodes: str, accelera
 WRONG = (
     ("data=in1k", "data.root=absent"),
     ("init=checkpoint",),
-    ("schedule.warmup=60ep",),
     ("callbacks.checkpoints.every=[often]",),
 )
 MORE_WRONG = (
+    ("schedule.warmup=60ep",),
     ("init=checkpoint", "init.path=absent"),
     ("global_batch=100",),
     ("data.batch_size=2000",),
@@ -141,6 +141,7 @@ def test_what_is_no_plan_of_a_run_is_refused(capsys) -> None:
         assert word in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_then_does_what_was_planned(plan, program, tmp_path: Path) -> None:
     _, before = plan(*SHORT)
     program("train", f"paths.runs_dir={tmp_path}", *SHORT)
@@ -202,6 +203,7 @@ def test_a_throughput_tells_the_time(plan, tmp_path: Path, capsys) -> None:
     assert "says nothing of this one" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_the_paper_is_quoted_and_no_time_made_up(capsys, tmp_path: Path) -> None:
     main(["plan", f"paths.runs_dir={tmp_path}", "model=iwin_t", "data=in1k"])
     said = " ".join(capsys.readouterr().out.split())

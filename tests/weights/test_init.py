@@ -57,7 +57,8 @@ def test_weights_of_others_are_evaluated_and_trained_on(tmp_path: Path, program,
 def test_errors_name_what_to_set(tmp_path: Path, refused) -> None:
     assert "init.path" in refused("train", *SHORT, "init=checkpoint")
     assert "init.path" in refused("eval", "data=digits", "init=checkpoint")
-    assert "there is no such file or folder" in refused("train", *SHORT, "init=checkpoint", f"init.path={tmp_path}/absent.pth")
+    absent = f"init.path={tmp_path}/absent.pth"
+    assert "there is no such file or folder" in refused("train", *SHORT, "init=checkpoint", absent)
     path = save(tmp_path / "w.pth", iwin.create_model("iwin_micro", num_classes=3).state_dict())
     init = ("init=checkpoint", f"init.path={path}")
     assert "set init.head=reset" in refused("train", *SHORT, "model=iwin_micro", *init)

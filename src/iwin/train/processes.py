@@ -100,7 +100,7 @@ def place_processes(trainer: Mapping[str, Any], processes: Processes) -> dict[st
     a number. ConfigError for what contradicts the environment or the devices here, with what to do.
     """
     devices, nodes = trainer["devices"], trainer["num_nodes"]
-    count = None if devices in ("auto", -1, "-1") else _count(devices)
+    count = None if devices in ("auto", -1, "-1") else asked_devices(devices)
     if nodes != "auto":
         whole("trainer.num_nodes", nodes, 1)
     if processes.by is None:
@@ -196,7 +196,8 @@ def _in_step(environ: Mapping[str, str]) -> bool:
     )
 
 
-def _count(devices: Any) -> int:
+def asked_devices(devices: Any) -> int:
+    """The number of devices that trainer.devices asks for, where it is not `auto`. ConfigError for what is none."""
     if isinstance(devices, list | tuple):
         return len(devices)
     if isinstance(devices, str) and "," in devices:
