@@ -195,7 +195,7 @@ def test_the_estimate_is_what_training_takes(model: str, images: int, tmp_path: 
     """Within 15 % of the resident memory of a real training process, from before the model on.
 
     With the threshold, glibc gives every freed block back. By default it keeps those below a threshold that grows up to
-    32 MB, and since an aligned block needs a hole of more than its own size, what is resident grows by 20 to 40 %.
+    32 MB, and what is resident was 20 to 40 % more: free holes in its heap, as its own counts say.
     """
     overrides = [
         *SHORT,
