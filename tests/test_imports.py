@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "iwin"
-EVERYONE = {"errors", "batch", "conf", "durations"}  # conf: where the configuration files are
+EVERYONE = {"errors", "batch", "conf", "durations", "imports"}  # conf: where the configuration files are
 SAFETY = {"secrets", "allowed"}  # what is hidden, and what a configuration may name
 ALLOWED = {
     "errors": set(),
     "batch": set(),
     "conf": {"errors"},
+    "imports": set(),
     "durations": {"errors"},
     "exit_codes": set(),
     "secrets": set(),

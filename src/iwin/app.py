@@ -27,6 +27,7 @@ from iwin.allowed import check_targets, checked_composition
 from iwin.conf import check_keys, conf_dir, groups, options
 from iwin.errors import ConfigError, UserError, near_names
 from iwin.exit_codes import DEFECT, USER_ERROR
+from iwin.imports import no_collection
 from iwin.secrets import redacted_output, secrets_in
 
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
@@ -114,14 +115,12 @@ def _main(program: str, secrets: set[str]) -> None:
                 return
             check_targets(cfg)
             check_keys(cfg)
-            if program == "train":
-                from iwin.train.fit import fit
-
-                fit(cfg)
-            else:
-                from iwin.train.evaluate import evaluate
-
-                evaluate(cfg)
+            with no_collection():  # here, as a sweep does without
+                if program == "train":
+                    from iwin.train.fit import fit as act
+                else:
+                    from iwin.train.evaluate import evaluate as act
+            act(cfg)
         except (UserError, InstantiationException, OmegaConfBaseException) as error:
             if wants_traceback:
                 raise

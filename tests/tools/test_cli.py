@@ -7,10 +7,20 @@ import pytest
 from iwin.tools.cli import main, parser
 
 
-def test_every_tool_is_a_subcommand() -> None:
-    text = parser().format_help()
-    for name in ("shards", "zoo", "convert", "export"):
-        assert name in text
+def commands(command: str | None = None) -> set[str]:
+    (subparsers,) = (action for action in parser(command)._actions if action.dest == "==SUPPRESS==")
+    return set(subparsers.choices)
+
+
+def test_every_tool_is_a_subcommand_and_found_by_its_name_alone() -> None:
+    assert {"average", "bench", "convert", "doctor", "export", "plan", "report", "shards", "stress"} <= commands()
+    for name in commands():
+        assert commands(name) == {name}
+
+
+@pytest.mark.parametrize("none", ["repotr", "cli", "--help"])
+def test_where_no_tool_is_named_all_are_shown(none: str) -> None:
+    assert commands(none) == commands()
 
 
 def test_what_cannot_be_used_ends_in_a_line_and_exit_code_2(capsys: pytest.CaptureFixture, tmp_path) -> None:

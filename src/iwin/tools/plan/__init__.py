@@ -13,6 +13,7 @@ from typing import Any
 from iwin.allowed import checked_composition
 from iwin.errors import ConfigError
 from iwin.exit_codes import DONE, USER_ERROR
+from iwin.imports import no_collection
 from iwin.secrets import redact, redacted_output, secrets_in
 from iwin.tools.doctor.job import configure_with_choices
 
@@ -46,13 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     config, choices = configure_with_choices(arguments.overrides)
     if choices.get("sweep"):
         raise ConfigError(f"sweep={choices['sweep']} is many runs: plan one of them, with the overrides of its cell")
-    # Here, as they import Lightning, which takes seconds.
-    import lightning  # noqa: F401  (sets the level of its logger at import)
-    from rich.console import Console
+    with no_collection():  # here, as they import Lightning, which takes seconds
+        import lightning  # noqa: F401  (sets the level of its logger at import)
+        from rich.console import Console
 
-    from iwin.tools.plan.drawing import picture
-    from iwin.tools.plan.make import make_plan
-    from iwin.tools.plan.show import as_data, show
+        from iwin.tools.plan.drawing import picture
+        from iwin.tools.plan.make import make_plan
+        from iwin.tools.plan.show import as_data, show
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     secrets = secrets_in(arguments.overrides)
