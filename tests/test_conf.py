@@ -35,6 +35,8 @@ def test_every_choice_composes_and_its_keys_are_read(choice: str) -> None:
     cfg = compose(choice, *extra)
     check_keys(cfg)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    for group in ("callbacks", "logger"):
+        assert all("_target_" in node for node in config[group].values() if node)
     for name in ("optimizer", "schedule", "task", "data"):
         required = inspect.signature(get_object(config[name]["_target_"])).parameters
         missing = [

@@ -53,6 +53,11 @@ def check_run(config: dict[str, Any], model_choice: str) -> None:
             raise ConfigError(f"{key}={config[key]} must be above 0")
     if not isinstance(config["paths"]["runs_dir"], str):
         raise ConfigError(f"paths.runs_dir must be a folder, got {config['paths']['runs_dir']}")
+    for group in ("callbacks", "logger"):
+        for name, node in config[group].items():
+            if node and "_target_" not in node:
+                keys = ", ".join(f"{group}.{name}.{key}" for key in node)
+                raise ConfigError(f"{keys}: there is no {name} among the {group} that were chosen, which would read it")
     name = config["model"].get("name", model_choice)
     if name != model_choice:
         raise ConfigError(f"model.name={name}: choose a model with model={name}, which brings its sizes and parts")
