@@ -67,6 +67,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path
         ("schedule.warmup=50ep", ["schedule.warmup=50ep", "shorten"]),
         ("schedule.warmup=5", ["5 is no duration", "20ep"]),
         ("+callbacks.curve.every=2", ["callbacks.curve.every", "there is no curve"]),
+        ("+logger.wandb.mode=ofline", ["logger.wandb.mode", "there is no wandb"]),
         ("optimizer.name=adamx", ["adamx", "adam"]),
         ("optimizer.lr=fast", ["optimizer", "fast"]),
         ("optimizer.weight_decay=-1", ["optimizer.weight_decay", "-1"]),

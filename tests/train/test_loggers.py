@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from iwin.errors import ConfigError
-from iwin.train.loggers import wandb
+from iwin.train.loggers import check_loggers, wandb
 
 
 @pytest.fixture
@@ -52,6 +52,11 @@ def test_wandb_is_online_where_one_is_logged_in(
     assert wandb(folder, mode="offline")._wandb_init["mode"] == "offline"
 
 
-def test_another_mode_is_refused(folder: Path) -> None:
+def test_what_a_logger_does_not_have_is_refused_before_there_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"logger\.wandb\.mode=ofline \(or WANDB_MODE\): did you mean offline"):
-        wandb(folder, mode="ofline")
+        check_loggers({"wandb": {"mode": "ofline"}})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for package in ("wandb", "tensorboard"):
+        with pytest.raises(ConfigError, match=rf"needs the package {package}: pip install 'iwin\[{package}\]'"):
+            check_loggers({"csv": {"_target_": "iwin.train.loggers.csv"}, package: {"_target_": "any"}})
+    check_loggers({"csv": {"_target_": "iwin.train.loggers.csv"}, "wandb": None})

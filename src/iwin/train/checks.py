@@ -9,6 +9,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 
 from iwin.durations import parse
 from iwin.errors import ConfigError, near_names, number, whole
+from iwin.train.loggers import check_loggers
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 # Lightning's keys of length, and what says it here.
@@ -58,6 +59,7 @@ def check_run(config: dict[str, Any], model_choice: str) -> None:
             if node and "_target_" not in node:
                 keys = ", ".join(f"{group}.{name}.{key}" for key in node)
                 raise ConfigError(f"{keys}: there is no {name} among the {group} that were chosen, which would read it")
+    check_loggers(config["logger"])
     name = config["model"].get("name", model_choice)
     if name != model_choice:
         raise ConfigError(f"model.name={name}: choose a model with model={name}, which brings its sizes and parts")

@@ -20,10 +20,19 @@ from iwin.train.metrics_csv import MetricsCSV
 MODES = ("auto", "online", "offline", "disabled")
 
 
-def _missing(package: str) -> ConfigError:
-    return ConfigError(
-        f"logger={package} needs the package {package}: pip install 'iwin[{package}]' -c constraints.txt"
-    )
+PACKAGES = ("tensorboard", "wandb")  # of the loggers of these names
+
+
+def check_loggers(loggers: Mapping[str, Any]) -> None:
+    """The configuration's `logger`. ConfigError for one whose package is missing, and for what W&B does not have."""
+    for package in PACKAGES:
+        if loggers.get(package) and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"logger={package} needs the package {package}: pip install 'iwin[{package}]' -c constraints.txt"
+            )
+    mode = (loggers.get("wandb") or {}).get("mode", "auto")
+    if mode not in MODES:
+        raise ConfigError(f"logger.wandb.mode={mode} (or WANDB_MODE): {near_names(str(mode), MODES)}")
 
 
 def csv(folder: Path) -> Logger:
@@ -32,9 +41,7 @@ def csv(folder: Path) -> Logger:
 
 
 def tensorboard(folder: Path) -> Logger:
-    """TensorBoard files in <run folder>/tensorboard. ConfigError without the package."""
-    if importlib.util.find_spec("tensorboard") is None:  # Lightning would say so only after the model is built
-        raise _missing("tensorboard")
+    """TensorBoard files in <run folder>/tensorboard."""
     return TensorBoardLogger(folder, name=None, version="tensorboard")
 
 
@@ -77,15 +84,11 @@ def wandb(
     """Weights & Biases, with files in <run folder>/wandb, which has the run's config.yaml when training begins.
 
     The id is the folder's name, so that a resumed run goes on in the same place. mode: one of MODES; `auto` is
-    online where the user is logged in, and else offline. ConfigError for another, and without the package.
+    online where the user is logged in, and else offline.
 
     Its own collecting is off: it would send the command line as typed, and what is not committed, with any secret
     in them. provenance.json in the run folder has command and code version.
     """
-    if importlib.util.find_spec("wandb") is None:
-        raise _missing("wandb")
-    if mode not in MODES:
-        raise ConfigError(f"logger.wandb.mode={mode} (or WANDB_MODE): {near_names(str(mode), MODES)}")
     import wandb as client
 
     if mode == "auto":
