@@ -179,3 +179,13 @@ def test_two_sweeps_of_one_name_have_a_section_and_pictures_each(tmp_path: Path)
     assert sum(name.endswith("curve-loss.png") for name in names(out)) == 2
     text = (out / "report.md").read_text()
     assert all(name in text for name in names(out) if name.endswith(".png"))
+
+
+def test_a_sweep_without_a_file_is_called_by_what_it_sweeps(tmp_path: Path) -> None:
+    for place, swept in (("a", {"position": "none", "model.window_size": "4"}), ("b", {"seed": "1"})):
+        make_run(tmp_path / place / "one")
+        make_sweep(tmp_path / place, "sweep", [{"overrides": swept, "folder": "one"}])
+    out = tmp_path / "out"
+    assert main(["report", str(tmp_path), "--out", str(out)]) == 0
+    titles = {line["section"] for line in lines(out)}
+    assert titles == {"Sweep of position, model.window_size", "Sweep of seeds"}

@@ -37,6 +37,7 @@ from iwin.train.slurm import in_queue
 _KEYS = [f"{group}.{key}".lstrip(".") for group, keys in NOT_IDENTITY.items() for key in keys]
 _NOT_IDENTITY = re.compile(rf"[+~]*(?:{'|'.join(map(re.escape, _KEYS))})\b")
 FILE = "sweep.json"
+UNNAMED = "sweep"  # the name of one that no file in conf/sweep is of
 LONGEST_NAME = 80
 STATES = ("waiting", "running", "finished", "stopped", "failed")
 
@@ -66,7 +67,7 @@ def sweep_name(sweep: str | None, data: str) -> str:
         for override in _command_overrides()
         if not _NOT_IDENTITY.match(override) or OverridesParser.create().parse_override(override).is_sweep_override()
     )
-    return f"{sweep or 'sweep'}-{data}-{config_hash({'overrides': redact(given)})}"
+    return f"{sweep or UNNAMED}-{data}-{config_hash({'overrides': redact(given)})}"
 
 
 class Sweep:
@@ -79,7 +80,7 @@ class Sweep:
     def __init__(self) -> None:
         hydra = HydraConfig.get()
         self.folder = Path(hydra.sweep.dir).absolute()
-        self.name = str(hydra.runtime.choices.get("sweep") or "sweep")
+        self.name = str(hydra.runtime.choices.get("sweep") or UNNAMED)
         self._lock = self._take()
         # Hydra's copy of the configuration, as it was given: with what must not be written, and sweep.json says it.
         (self.folder / "multirun.yaml").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from iwin.tools.report.cells import Cell, Sweep, single_run
 from iwin.tools.report.names import identity, names
 from iwin.tools.report.rows import Paper, Row, gather
 from iwin.tools.report.runs import Run
+from iwin.train.sweep import UNNAMED
 
 TABLE_VII = "Iwin, Table VII"
 
@@ -39,8 +40,9 @@ def sections(sweeps: Iterable[Sweep], runs: Sequence[Run]) -> list[Section]:
 
 
 def _of_sweep(sweep: Sweep) -> Section:
-    keys = {key for cell in sweep.cells for key, _ in cell.settings}
-    swept = keys.pop() if len(keys) == 1 else ""
+    keys = list(dict.fromkeys(key for cell in sweep.cells for key, _ in cell.settings))
+    swept = keys[0] if len(keys) == 1 else ""
+    named = sweep.name if sweep.name != UNNAMED else f"of {', '.join(keys) or 'seeds'}"
     models = [cell.run.model for cell in sweep.cells if cell.run is not None]
     rows = []
     for group in gather(sweep.cells, lambda cell: cell.settings):
@@ -53,7 +55,7 @@ def _of_sweep(sweep: Sweep) -> Section:
     notes = _repeats(rows)
     if sweep.unnamed:
         notes.append(f"Not of this table, as sweep.json does not name them: {', '.join(sweep.unnamed)}.")
-    return Section(f"Sweep {sweep.name}", sweep.command, swept, tuple(rows), tuple(notes))
+    return Section(f"Sweep {named}", sweep.command, swept, tuple(rows), tuple(notes))
 
 
 def _of_runs(data: str, runs: Sequence[Run]) -> Section:
