@@ -70,6 +70,7 @@ def test_the_program_does_not_run_as_root(dockerfile: Path) -> None:
         ("src/iwin/batch.py", False),
         ("conf/data/digits.yaml", False),
         ("conf/local/default.yaml", True),
+        ("conf/local/slurm.yaml", True),
         ("src/iwin/train/__pycache__/task.cpython-312.pyc", True),
         ("src/iwin.egg-info", True),
         ("runs/digits/last.ckpt", True),
@@ -80,6 +81,14 @@ def test_the_program_does_not_run_as_root(dockerfile: Path) -> None:
 )
 def test_the_context_is_the_code_alone(path: str, out: bool) -> None:
     assert ignored(path, (ROOT / ".dockerignore").read_text()) is out
+
+
+def test_apptainer_s_image_has_nothing_of_one_site(tmp_path: Path) -> None:
+    for name in ("example.yaml", "example_slurm.yaml", "default.yaml", "slurm.yaml", "allowed_targets.yaml"):
+        (tmp_path / name).touch()
+    (line,) = (line for line in read_apptainer(APPTAINER).post if "conf/local" in line)
+    subprocess.run(["sh", "-e", "-c", line.replace("/app/conf/local", str(tmp_path))], check=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["example.yaml", "example_slurm.yaml"]
 
 
 def test_apptainer_s_image_has_what_docker_s_has() -> None:

@@ -153,10 +153,14 @@ def test_the_commands_of_apptainer_s_recipe_make_an_image_that_starts(build: Bui
     recipe = read_apptainer(APPTAINER)
     for source, to in recipe.files.items():
         build.copy(source, to)
+    # It knows no .dockerignore: what git ignores in the checkout is copied as well.
+    build.run("mkdir", "-p", "/app/conf/local")
+    build.run("touch", *(f"/app/conf/local/{name}" for name in ("example.yaml", "default.yaml", "slurm.yaml")))
     prepare, install = "\n".join(recipe.post).split("\ncd /app\n")
     build.shell(prepare)
     build.cwd = "/app"
     build.shell(install)
+    assert build.run("ls", "/app/conf/local").split() == ["example.yaml"]
     for key, value in recipe.environment.items():
         build.env[key] = value.replace("$PATH", build.env["PATH"])
     build.run("chmod", "777", "/runs")  # where a folder of the user's is bound to
