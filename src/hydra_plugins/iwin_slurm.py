@@ -8,19 +8,32 @@ here: nothing heavy is imported at the top.
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict, read_write
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 except ImportError:  # of the extra `slurm`, which `python train.py` alone does not need
-    from hydra.plugins.launcher import Launcher as SlurmLauncher
+
+    class SlurmLauncher(Launcher):  # type: ignore[no-redef]
+        """As much of it as it takes to say that it is not here: Hydra drops a class that has less."""
+
+        def __init__(self, **params: Any) -> None:
+            self.params = {
+                key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+                for key, value in params.items()
+            }
+
+        def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+            self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
 
 class Become:
@@ -48,19 +61,17 @@ class SlurmArray(SlurmLauncher):
         from iwin.train.submit import Submission
 
         submission = Submission(self.params, alone=len(job_overrides) == 1)
+        usable = partial(cell_config, launcher=self.params)
         for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-            submission.add(list(overrides), self._composed(number, overrides), cell_config)
+            submission.add(list(overrides), self._composed(number, overrides), usable)
         with given_environment():  # which jobs get
             submission.send(Become)
         return []
 
     def _composed(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of a cell as Hydra would hand it over, with Hydra's part of it in HydraConfig."""
+        """The configuration of a cell, Hydra's part included, which is also in HydraConfig from here on."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config):
             config.hydra.job.num, config.hydra.job.id = number, str(number)
         HydraConfig.instance().set_config(config)
-        job = copy.deepcopy(config)
-        with read_write(job), open_dict(job):
-            del job["hydra"]
-        return job
+        return config

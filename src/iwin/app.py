@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from iwin.errors import ConfigError, UserError, near_names
 from iwin.exit_codes import DEFECT, USER_ERROR
 from iwin.imports import no_collection
 from iwin.secrets import redacted_output, secrets_in
+from iwin.train.submitted import submitted_composition
 
 TRACEBACK_VARIABLE = "HYDRA_FULL_ERROR"
 # Lightning's warnings that say nothing to our users: its own use of torch; a folder that a run goes on in,
@@ -72,10 +73,11 @@ def main(program: str) -> None:
     """Run train.py or eval.py. Errors that are the user's end in a message and exit code 2.
 
     Meanwhile nothing that a configuration names is made unless it is allowed (see allowed.py), files of weights
-    are loaded as weights alone, whoever loads them, and no secret is printed.
+    are loaded as weights alone, whoever loads them, and no secret is printed. A submitted job has the configuration of
+    its submission.
     """
     secrets = secrets_in(sys.argv[1:])
-    with redacted_output(secrets), checked_composition(), _weights_only():
+    with redacted_output(secrets), submitted_composition(), checked_composition(), _weights_only():
         _main(program, secrets)
 
 
@@ -168,14 +170,22 @@ def _run_cell(sweep: Any, cfg: DictConfig) -> None:
         sweep.run(config, retry_failed=cfg.retry_failed)
 
 
-def cell_config(sweep: Any, cfg: DictConfig) -> dict[str, Any] | None:
-    """`cfg` as plain values; where it cannot be used, the sweep is told. Raises ConfigError where there is none."""
+def cell_config(sweep: Any, cfg: DictConfig, launcher: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """`cfg` as plain values; where it cannot be used, the sweep is told. Raises ConfigError where there is none.
+
+    launcher: the keys of Slurm's, where that is to start it.
+    """
     from iwin.train.build import plain_config
+    from iwin.train.elsewhere import check_elsewhere, check_launched
 
     try:
         check_targets(cfg)
         check_keys(cfg)
-        return plain_config(cfg)
+        config = plain_config(cfg)
+        check_elsewhere(config, HydraConfig.get().runtime.choices["model"])
+        if launcher is not None:
+            check_launched(config["trainer"], launcher)
+        return config
     except (UserError, OmegaConfBaseException) as error:
         if sweep is None:
             raise

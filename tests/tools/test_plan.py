@@ -77,6 +77,40 @@ def test_ranks_are_those_of_the_configuration(devices: str, nodes: str, accelera
     assert ranks.kind == ("cpu" if accelerator == "cpu" else "cuda")
 
 
+@pytest.mark.parametrize(
+    ("given", "ranks"),
+    [
+        (("nodes=2", "gpus_per_node=8"), {"devices": 8, "nodes": 2, "world": 16}),
+        (("nodes=2", "tasks_per_node=3"), {"devices": 3, "nodes": 2, "world": 6}),
+        ((), {"devices": 1, "nodes": 1, "world": 1}),
+    ],
+)
+def test_the_ranks_of_a_job_are_those_that_its_launcher_starts(plan, given: tuple[str, ...], ranks: Any) -> None:
+    keys = [f"hydra.launcher.{key}" for key in given]
+    code, told = plan("trainer.devices=auto", "trainer.accelerator=auto", "hydra/launcher=slurm", *keys)
+    assert (code, told["problems"], told["ranks"]) == (0, [], ranks)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("trainer.devices=4", "hydra.launcher.gpus_per_node=8"), "srun has started 8 processes on each node"),
+        (("trainer.num_nodes=3",), "trainer.num_nodes=3, and srun runs on 1"),
+        (("hydra.launcher.timeout_min=24h",), "hydra.launcher.timeout_min must be a whole number"),
+        (("+hydra.launcher.nodez=2",), "there is no key 'nodez'"),
+    ],
+)
+def test_what_a_job_would_fail_with_is_told(plan, given: tuple[str, ...], said: str) -> None:
+    code, told = plan("hydra/launcher=slurm", *given)
+    assert code == 2
+    assert said in told["problems"][0]
+    assert told["model"]["parameters"] > 0
+
+
+def test_hydra_s_own_values_are_there(plan) -> None:
+    assert plan("data.name=${hydra:runtime.choices.data}")[0] == 0
+
+
 WRONG = (
     ("data=in1k", "data.root=absent"),
     ("init=checkpoint",),

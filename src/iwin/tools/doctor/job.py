@@ -9,6 +9,7 @@ import hydra
 import torch
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
@@ -56,6 +57,7 @@ def configure_with_choices(overrides: list[str]) -> tuple[DictConfig, dict[str, 
         raise ConfigError(explain(error, "train")) from error
     finally:
         GlobalHydra.instance().clear()
+    HydraConfig.instance().set_config(config)  # as train.py has it: what asks for ${hydra:...} finds it
     with open_dict(config):
         choices = dict(config.pop("hydra").runtime.choices)
     check_targets(config)

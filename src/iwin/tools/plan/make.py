@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from iwin.data.mixup import BatchAugment
 from iwin.data.sizes import check_takes_sizes
@@ -26,7 +28,9 @@ from iwin.tools.plan.problems import Problems
 from iwin.tools.plan.standing import Standing, look
 from iwin.train.build import build_teacher, count_config, init_file, load_init, plain_config
 from iwin.train.checks import check_image_size, check_run, check_trainer
+from iwin.train.elsewhere import check_launched, where_devices_are
 from iwin.train.fit import SETUP_S, placed
+from iwin.train.launcher_keys import check_launcher, processes
 from iwin.train.processes import asked_devices
 from iwin.train.run_folder import RunFolder, run_path
 from iwin.train.run_plan import RunPlan, plan_run
@@ -95,7 +99,10 @@ def make_plan(cfg: DictConfig, model_choice: str, images_per_s: float | None = N
     problems = Problems()
     notes: list[str] = []
     ranks = problems.of(lambda: find_ranks(cfg)) or Ranks(1, 1, "cuda")
-    problems.of(lambda: check_trainer(_where_devices_are(plain_config(cfg.trainer))))
+    launcher = slurm_launcher()
+    if launcher is not None:
+        ranks = problems.of(lambda: launched_ranks(cfg, launcher)) or ranks
+    problems.of(lambda: check_trainer(where_devices_are(plain_config(cfg.trainer))))
     problems.of(lambda: check_run(plain_config(cfg), model_choice))
     problems.of(lambda: check_sharded(plain_config(cfg)))
     optimizer = problems.of(lambda: instantiate(cfg.optimizer, _convert_="all"))
@@ -181,12 +188,23 @@ def find_ranks(cfg: DictConfig) -> Ranks:
     return Ranks(count, nodes, "cpu" if on_cpu else "cuda")
 
 
-def _where_devices_are(trainer: dict[str, Any]) -> dict[str, Any]:
-    """`trainer` as it is to be looked at on a machine that need not have the devices."""
-    if trainer["accelerator"] == "cpu":
-        return trainer
-    precision = "bf16-mixed" if trainer["precision"] == "16-mixed" else trainer["precision"]
-    return {**trainer, "accelerator": "cpu", "precision": precision}
+def slurm_launcher() -> dict[str, Any] | None:
+    """The keys of hydra/launcher=slurm in the configuration that was composed last; None where that is not chosen."""
+    hydra = HydraConfig.get()
+    if hydra.runtime.choices["hydra/launcher"] != "slurm":
+        return None
+    keys = OmegaConf.to_container(hydra.launcher, resolve=True)
+    assert isinstance(keys, dict)
+    return {str(key): value for key, value in keys.items()}
+
+
+def launched_ranks(cfg: DictConfig, launcher: Mapping[str, Any]) -> Ranks:
+    """As the job will have them. ConfigError for keys that cannot be used, and for what contradicts the trainer."""
+    check_launcher(launcher)
+    trainer = plain_config(cfg.trainer)
+    check_launched(trainer, launcher)
+    nodes, on_node = processes(launcher)
+    return Ranks(on_node, nodes, "cpu" if trainer["accelerator"] == "cpu" else "cuda")
 
 
 def _check_callbacks(cfg: DictConfig, problems: Problems, standing: Standing | None) -> bool:
