@@ -114,6 +114,10 @@ class Cluster:
         """Submit from the checkout; returns the number of the job."""
         return self._run("sbatch", "--parsable", *args).strip()
 
+    def salloc(self, *args: str) -> str:
+        """A command in an allocation, as somebody gives it who is sitting there; returns what it has printed."""
+        return self._run("salloc", *args)
+
     def signal(self, job: str, signum: signal.Signals) -> None:
         """To the steps of the job, as before the end of its time."""
         self._run("scancel", f"--signal={signum.name.removeprefix('SIG')}", job)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,32 @@ def test_two_tasks_compute_what_two_local_ranks_do(cluster: Cluster, tmp_path: P
     job.comes_back(1)
     local = undisturbed(cluster, tmp_path / "local", "trainer.devices=2")
     same(job.finishes(1), local)
+
+
+def test_two_tasks_in_a_job_that_somebody_is_sitting_in_are_one_run(cluster: Cluster, tmp_path: Path) -> None:
+    """salloc calls its jobs interactive. The same command again is a run of its own, and no requeue of the first."""
+    short = ("trainer.limit_train_batches=2", "duration=1ep", f"paths.runs_dir={tmp_path}/runs")
+    train = shlex.join(("srun", "-n2", sys.executable, "train.py", *RUN, *short))
+    said = cluster.salloc("-n2", "sh", "-c", f"echo $SLURM_JOB_NAME && {train} && {train}")
+    assert said.startswith("interactive\n")
+    assert said.count("2 ranks by srun, 1 node, 1 device each") == 2
+    assert "This is a new run, as the one in" in said
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 2
+
+
+def test_a_recipe_that_was_edited_ends_a_requeued_job(cluster: Cluster, tmp_path: Path) -> None:
+    recipe = tmp_path / "conf" / "experiment" / "mine.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text("# @package _global_\nseed: 1\n")
+    job = BatchJob(cluster, tmp_path, f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=mine")
+    job.until_it_trains()
+    recipe.write_text("# @package _global_\nseed: 2\n")
+    cluster.signal(job.name, signal.SIGUSR1)
+    cluster.released(job.name, 1)
+    ended = cluster.ended(job.name)
+    assert (ended["JobState"], ended["Restarts"], ended["ExitCode"]) == ("FAILED", "1", "2:0")
+    assert "has what this command began before, and now it is another run: seed is 2, there 1" in job.said()
+    assert len(list(job.runs.iterdir())) == 1
 
 
 def test_a_cancelled_job_is_not_requeued_and_one_that_must_not_be_says_so(cluster: Cluster, tmp_path: Path) -> None:

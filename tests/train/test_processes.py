@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from iwin.errors import ConfigError
-from iwin.train.processes import SRUN, TORCHRUN, Processes, find_processes, place_processes
+from iwin.train import processes
+from iwin.train.processes import SRUN, TORCHRUN, Processes, SrunEnvironment, find_processes, place_processes
 
 CHECKOUT = Path(__file__).parents[2]
 AUTO = {"devices": "auto", "num_nodes": "auto", "accelerator": "cpu"}
@@ -50,6 +51,35 @@ def test_torchrun_inside_of_srun_is_torchrun() -> None:
 )
 def test_a_process_that_nobody_started_as_a_rank_is_alone(environ: dict[str, str]) -> None:
     assert find_processes(environ) == Processes(None)
+
+
+@pytest.mark.parametrize("name", ["bash", "interactive"])
+def test_tasks_in_a_job_that_somebody_is_sitting_in_are_ranks(name: str) -> None:
+    """salloc, then srun: its job has that name, which goes on to every step."""
+    assert find_processes(by_srun(1, 1, 2) | {"SLURM_JOB_NAME": name}) == Processes(SRUN, 2, 1, 1, 1)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_shell_of_srun_is_told_from_what_is_started_in_it(monkeypatch: pytest.MonkeyPatch, tasks: int) -> None:
+    """srun --pty: its variable goes on to steps and jobs that are started there, its terminal does not."""
+    shell = by_srun(0, 1, tasks) | {"SLURM_JOB_NAME": "dev", "SLURM_PTY_PORT": "40001"}
+    monkeypatch.setattr(processes, "in_terminal", lambda: True)
+    assert find_processes(shell) == Processes(None)
+    assert find_processes(by_srun(0, 1, tasks)).by == SRUN
+    monkeypatch.setattr(processes, "in_terminal", lambda: False)
+    assert find_processes(shell).by == SRUN
+
+
+def test_steps_of_jobs_that_run_together_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = set()
+    for job in range(9_950, 10_050):
+        for step in range(20):
+            monkeypatch.setenv("SLURM_JOB_ID", str(job))
+            monkeypatch.setenv("SLURM_STEP_ID", str(step))
+            ports.add(SrunEnvironment(Processes(SRUN)).main_port)
+    assert len(ports) == 100 * 20
+    assert min(ports) >= processes.FIRST_PORT
+    assert max(ports) < processes.FIRST_PORT + processes.PORTS
 
 
 @pytest.mark.parametrize(
@@ -98,6 +128,19 @@ def test_a_job_of_several_tasks_without_srun(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="put srun before python"):
         place_processes(AUTO, Processes(None))
     assert place_processes({**AUTO, "devices": 1}, Processes(None))["devices"] == 1
+
+
+def test_fewer_tasks_than_gpus_are_an_error_unless_it_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iwin.train.processes.CUDAAccelerator.is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    four, eight = Processes(SRUN, 8, 2), Processes(SRUN, 16, 2)
+    with pytest.raises(ConfigError, match=r"4 tasks on a node .* 8 GPUs.*--ntasks-per-node=8.*trainer.devices=4"):
+        place_processes({**AUTO, "accelerator": "auto"}, four)
+    assert place_processes({**AUTO, "accelerator": "auto", "devices": 4}, four)["devices"] == 4
+    assert place_processes({**AUTO, "accelerator": "auto"}, eight)["devices"] == 8
+    assert place_processes(AUTO, four)["devices"] == 4, "on the CPU the GPUs are nobody's"
+    assert place_processes({**AUTO, "accelerator": "auto"}, Processes(TORCHRUN, 8, 2))["devices"] == 4
 
 
 @pytest.mark.slow

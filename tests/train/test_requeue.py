@@ -19,25 +19,31 @@ from iwin.train import requeue
 SCONTROL = """#!/bin/sh
 echo "$@" >> {calls}
 [ "$1" = requeue ] && exit {refuses}
-echo "JobId=7 JobState={JobState} Restarts={Restarts} Requeue={Requeue} RunTime={RunTime} TimeLimit={TimeLimit}"
+number={JobId}
+[ "$4" = 14 ] && number=14
+[ "$number" = gone ] && echo "slurm_load_jobs error: Invalid job id specified" >&2 && exit 1
+echo "JobId=$number JobState={JobState} Restarts={Restarts} Requeue={Requeue} RunTime={RunTime} TimeLimit={TimeLimit}"
 """
-RUNNING = {"JobState": "RUNNING", "Restarts": 2, "Requeue": 1, "RunTime": "00:10:00", "TimeLimit": "1-00:00:00"}
+# JobId: of 12_1, whose task the job of these tests is, unless another number is given. It is 14 itself.
+RUNNING = {"JobId": 14, "JobState": "RUNNING", "Restarts": 2, "Requeue": 1}
+RUNNING |= {"RunTime": "00:10:00", "TimeLimit": "1-00:00:00"}
 
 
 @pytest.fixture
 def end(tmp_path: Path):
     """End a batch script with a code; returns its exit code, what Slurm was asked to do, and what the cell was left."""
 
-    def call(code: int, refuses: int = 0, **facts: Any) -> tuple[int, list[str], dict[str, Any] | None]:
+    def call(code: int, refuses: int = 0, cells: int = 2, **facts: Any) -> tuple[int, list[str], dict[str, Any] | None]:
         calls = tmp_path / "calls"
         calls.write_text("")
         program = tmp_path / "scontrol"
         program.write_text(SCONTROL.format(calls=calls, refuses=refuses, **{**RUNNING, **facts}))
         program.chmod(0o755)
-        (tmp_path / "12_1_0_log.err").write_text("a warning\nerror: the second last\nerror: the last\nsrun: error: x\n")
-        folders = [str(tmp_path / "cell-a"), str(tmp_path / "cell-b")]
+        log = tmp_path / ("12_1_0_log.err" if cells == 2 else "14_0_log.err")
+        log.write_text("a warning\nerror: the second last\nerror: the last\nsrun: error: x\n")
+        folders = [str(tmp_path / "cell-a"), str(tmp_path / "cell-b")][-cells:]
         (tmp_path / "cells.json").write_text(json.dumps({"logs": str(tmp_path), "folders": folders}))
-        job = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "2"}
+        job = {"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "2"}
         done = subprocess.run(
             [sys.executable, requeue.__file__, str(code), "--cells", str(tmp_path / "cells.json")],
             env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **job},
@@ -64,6 +70,21 @@ def test_the_codes_are_those_of_the_programs() -> None:
 @pytest.mark.parametrize("code", [75, 69, 71, 137])
 def test_a_run_that_goes_on_is_requeued_by_the_name_of_its_task(end, code: int) -> None:
     assert end(code) == (code, ["requeue 12_1"], None)
+
+
+def test_a_job_that_was_submitted_from_within_a_restarted_one_is_requeued(end) -> None:
+    """Which hands on how often it was restarted, to a job that was not."""
+    assert end(75, Restarts=0) == (75, ["requeue 12_1"], None)
+
+
+@pytest.mark.parametrize("its_job", [13, "gone"])
+def test_a_job_that_was_submitted_from_within_an_array_is_not_taken_for_the_task(end, its_job: int | str) -> None:
+    """sbatch hands on the variables of the task, whose requeue would kill it."""
+    assert end(75, JobId=its_job) == (75, ["requeue 14"], None)
+
+
+def test_the_only_cell_of_a_sweep_is_found_there_too(end) -> None:
+    assert end(2, cells=1) == (2, [], {"state": "failed", "reason": "the last", "exit_code": 2})
 
 
 @pytest.mark.parametrize(("code", "ended"), [(0, None), (2, "failed"), (1, "failed")])

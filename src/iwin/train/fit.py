@@ -36,7 +36,8 @@ from iwin.train.callbacks.throughput import Throughput, peak_memory
 from iwin.train.cell import cell_folder
 from iwin.train.checkpoint import DurableCheckpointIO
 from iwin.train.checks import check_run, check_trainer
-from iwin.train.meeting import bring_together, take_folder
+from iwin.train.claim import claim
+from iwin.train.meeting import all_make, bring_together, patiently, take_folder
 from iwin.train.optim import Optimizer
 from iwin.train.processes import say_processes
 from iwin.train.ranks import OneRun
@@ -47,7 +48,6 @@ from iwin.train.run_folder import RunFolder, run_path, shown
 from iwin.train.run_plan import plan_run
 from iwin.train.schedule import Schedule
 from iwin.train.sharded import check_sharded
-from iwin.train.slurm import finished_run
 from iwin.train.strategies import use_ranks
 from iwin.train.summary import print_summary
 
@@ -63,6 +63,11 @@ def facts(config: dict[str, Any], data: Any) -> dict[str, Any]:
     return {**shared, "data set": data.describe(), "code": code_version(), "versions": versions}
 
 
+def setup_s(cfg: DictConfig) -> float:
+    """Seconds that the ranks have to come together."""
+    return float(OmegaConf.select(cfg, "callbacks.heartbeat.setup_s", default=SETUP_S))
+
+
 def fit(cfg: DictConfig) -> None:
     """Train as `cfg` says, in a run folder of its own, going on where the same command stopped before."""
     check_trainer(plain_config(cfg.trainer))
@@ -71,18 +76,23 @@ def fit(cfg: DictConfig) -> None:
     optimizer, schedule = instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.schedule)
     if cfg.init:
         init_file(plain_config(cfg.init))  # that it is there, before anything else is made
-    first = cell_folder() or run_path(Path(cfg.paths.runs_dir), plain_config(cfg))
-    finished = finished_run(first)
-    if finished is not None:
-        print(f"The run of this Slurm job has finished, in {shown(finished)}.", flush=True)
-        return
-    data = build_data(cfg)
-    config = redact(plain_config(cfg))
-    use_ranks(OmegaConf.select(cfg, "callbacks.heartbeat.setup_s", default=SETUP_S))
+    cell = cell_folder()
+    wanted = plain_config(cfg)
+    first = cell or run_path(Path(cfg.paths.runs_dir), wanted)
+    use_ranks(setup_s(cfg))
     first_trainer = build_trainer(cfg, logger=False, enable_checkpointing=False)
     say_processes(first_trainer)
-    bring_together(first_trainer)
-    with take_folder(first, global_rank()) as folder:
+    with patiently(first_trainer, setup_s(cfg)):
+        bring_together(first_trainer)
+        folder = take_folder(
+            lambda meanwhile: claim(first, redact(wanted), global_rank(), cell=cell is not None, meanwhile=meanwhile)
+        )
+    if folder is None:
+        return
+    with folder:
+        with patiently(first_trainer, setup_s(cfg)):
+            data = all_make(lambda: build_data(cfg))
+        config = redact(plain_config(cfg))
         train_with_roll_backs(
             lambda: _train(cfg, config, folder, data, optimizer, schedule),
             folder=folder.path,
@@ -111,7 +121,17 @@ def _train(
         data.progressive.starts(per_epoch=plan.per_epoch, epochs=plan.epochs)
     share_cores(trainer, cfg.data.num_workers)
     counts = count_config(cfg)
-    model, teacher = build_model(cfg), build_teacher(cfg)
+    with patiently(trainer, setup_s(cfg)):
+        recovery = agree_on_checkpoint(trainer, folder)
+    # Before memory is taken: a start that is killed for that is to count (see check_progress).
+    if trainer.is_global_zero:
+        folder.write_start(config, cfg.seed, data.describe(), recovery)
+    try:
+        model, teacher = build_model(cfg), build_teacher(cfg)
+    except Exception:
+        if trainer.is_global_zero:
+            folder.take_back_start()
+        raise
     task = instantiate(cfg.task, _partial_=True)(
         model=model,
         optimizer=optimizer,
@@ -123,9 +143,6 @@ def _train(
         teacher=teacher,
     )
     console = Console(quiet=not trainer.is_global_zero, width=None if sys.stdout.isatty() else LINE_WIDTH)
-    recovery = agree_on_checkpoint(trainer, folder)
-    if trainer.is_global_zero:
-        folder.write_start(config, cfg.seed, data.describe(), recovery)
     device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}"
     print_summary(
         console,

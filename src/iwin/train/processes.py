@@ -22,12 +22,16 @@ from lightning.fabric.plugins.environments import (
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from iwin.errors import ConfigError, whole
+from iwin.train.terminal import in_terminal
 
 TORCHRUN, SRUN = "torchrun", "srun"
 # Lightning and Slurm itself know by these names of jobs that a person is sitting in: their shell is a step as well.
 INTERACTIVE = ("bash", "interactive")
 FIRST_SPECIAL_STEP = 0xFFFFFFF0  # from here on steps are Slurm's own, as the shell of salloc
 FIRST_PORT, PORTS = 15000, 10000
+# Jobs that run together have numbers that are near to each other, and so have their steps: multiples of the golden
+# section of PORTS are far from one another.
+STEP_APART = 6181
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ def place_processes(trainer: Mapping[str, Any], processes: Processes) -> dict[st
     """`devices` and `num_nodes` for Lightning's trainer: what the configuration asks for, where that is what there is.
 
     trainer: the configuration's `trainer`, whose devices are `auto`, a number, or a list of them; num_nodes `auto` or
-    a number. ConfigError for what contradicts the environment or the devices here, with what to do.
+    a number. ConfigError for what contradicts the environment or the devices here, and where GPUs of the job would be
+    left without a process that nobody said shall be, with what to do.
     """
     devices, nodes = trainer["devices"], trainer["num_nodes"]
     count = None if devices in ("auto", -1, "-1") else asked_devices(devices)
@@ -118,6 +123,8 @@ def place_processes(trainer: Mapping[str, Any], processes: Processes) -> dict[st
             f"trainer.num_nodes={nodes}, and {processes.by} runs on {processes.nodes}: start it with --nodes={nodes} "
             "(--nnodes for torchrun), or leave trainer.num_nodes=auto"
         )
+    if processes.by == SRUN and count is None and trainer["accelerator"] != "cpu":
+        _check_all_used(processes.on_node)
     _check_there(trainer["accelerator"], processes.on_node, processes.on_node, processes)
     return {"devices": processes.on_node if count is None else devices, "num_nodes": processes.nodes}
 
@@ -155,9 +162,11 @@ class SrunEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """The same on every node without a word between them: of the job's number, below those that systems lend."""
+        """The same on every node without a word between them: of the numbers of job and step, as a job may have several
+        at a time, and below those that systems lend."""
         told = os.environ.get("MASTER_PORT")
-        return int(told) if told else FIRST_PORT + int(os.environ["SLURM_JOB_ID"]) % PORTS
+        job, step = (int(os.environ[name]) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        return int(told) if told else FIRST_PORT + (job + STEP_APART * step) % PORTS
 
     @staticmethod
     def detect() -> bool:
@@ -186,14 +195,21 @@ class SrunEnvironment(ClusterEnvironment):
 
 
 def _in_step(environ: Mapping[str, str]) -> bool:
-    """Whether srun has started this process: a batch script has the job's variables too, and no step."""
+    """Whether srun has started this process as a rank: a batch script has the job's variables too, and no step; a shell
+    that a person is sitting in has both."""
     step = environ.get("SLURM_STEP_ID", "")
-    return (
-        step.isdigit()
-        and int(step) < FIRST_SPECIAL_STEP
-        and "SLURM_PROCID" in environ
-        and environ.get("SLURM_JOB_NAME") not in INTERACTIVE
-    )
+    return step.isdigit() and int(step) < FIRST_SPECIAL_STEP and "SLURM_PROCID" in environ and not _in_shell(environ)
+
+
+def _in_shell(environ: Mapping[str, str]) -> bool:
+    """Whether this process's step is a person's shell.
+
+    A job's name goes on to every step in it, so it tells nothing of several tasks. SLURM_PTY_PORT, of `srun --pty`,
+    goes on to what is started from that shell by srun and sbatch, which then have no terminal.
+    """
+    if environ.get("SLURM_JOB_NAME") in INTERACTIVE and environ.get("SLURM_STEP_NUM_TASKS") == "1":
+        return True
+    return "SLURM_PTY_PORT" in environ and in_terminal()
 
 
 def asked_devices(devices: Any) -> int:
@@ -218,6 +234,16 @@ def _check_alone(nodes: Any, count: int | None) -> None:
         raise ConfigError(
             f"trainer.num_nodes={nodes}, and a process can start others on its own node alone: start one on each "
             "device of every node, with srun (scripts/train.sbatch) or torchrun"
+        )
+
+
+def _check_all_used(tasks: int) -> None:
+    """ConfigError where srun has started fewer tasks on this node than the job has GPUs there."""
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if gpus.isdigit() and int(gpus) > tasks:
+        raise ConfigError(
+            f"srun has started {tasks} task{'s' * (tasks != 1)} on a node where the job has {gpus} GPUs, one for each "
+            f"task: start {gpus}, with --ntasks-per-node={gpus}, or say trainer.devices={tasks}, and others stay idle"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import lightning
@@ -79,7 +79,7 @@ class OneRun(Callback):
 
 def compare(facts: Mapping[str, Any]) -> None:
     """Raise ConfigError on every rank where the facts differ; see OneRun. All ranks call it."""
-    flat = dict(_flat(facts, ""))
+    flat = dict(flatten(facts, without=PLACES))
     digest = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
     if len(set(_gathered(digest))) > 1:  # only now all of it, which may be large
         raise ConfigError(_difference(_gathered(flat)))
@@ -95,23 +95,27 @@ def _difference(flats: list[dict[str, str]]) -> str:
     """What the first rank that is unlike rank 0 has, in words."""
     first = flats[0]
     rank, other = next((rank, flat) for rank, flat in enumerate(flats) if flat != first)
-    keys = [key for key in {**first, **other} if first.get(key, MISSING) != other.get(key, MISSING)]
-    named = [f"{key} is {other.get(key, MISSING)}, at rank 0 {first.get(key, MISSING)}" for key in keys[:NAMED]]
-    more = f"; and {len(keys) - NAMED} more differences" if len(keys) > NAMED else ""
     return (
-        f"rank {rank} is about to run something else than rank 0: {'; '.join(named)}{more}. Start all ranks with one "
-        "command, from one version of the code, on the same data."
+        f"rank {rank} is about to run something else than rank 0: {named_differences(other, first, 'at rank 0')}. "
+        "Start all ranks with one command, from one version of the code, on the same data."
     )
 
 
-def _flat(node: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every value below `node` as text, by its dotted place."""
+def named_differences(here: Mapping[str, str], there: Mapping[str, str], where: str) -> str:
+    """Where two flat mappings differ, in words, the first few; empty where they do not. where: is what `there` has."""
+    keys = [key for key in {**there, **here} if here.get(key, MISSING) != there.get(key, MISSING)]
+    named = [f"{key} is {here.get(key, MISSING)}, {where} {there.get(key, MISSING)}" for key in keys[:NAMED]]
+    return "; ".join(named) + (f"; and {len(keys) - NAMED} more differences" if len(keys) > NAMED else "")
+
+
+def flatten(node: Any, place: str = "", *, without: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Every value below `node` as text, by its dotted place; nothing of the keys in `without`."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            if key not in PLACES:
-                yield from _flat(value, f"{place}.{key}" if place else str(key))
+            if key not in without:
+                yield from flatten(value, f"{place}.{key}" if place else str(key), without=without)
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
-            yield from _flat(value, f"{place}[{index}]")
+            yield from flatten(value, f"{place}[{index}]", without=without)
     else:
         yield place, repr(node)

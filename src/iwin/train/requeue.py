@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 ENDED = "ended.json"  # in the folder of a cell whose job is over and whose run is not
 # iwin.exit_codes: a lost rank, a lost data worker, stopped with everything saved.
@@ -60,16 +61,36 @@ def reason_of(code: int, said: Iterable[str]) -> str:
     return last or f"exit code {code}"
 
 
-def job_name(environ: Mapping[str, str] = os.environ) -> str:
-    """Of this process's job: 12, or 12_3 in an array, whose last task has the number of the whole array as its own."""
+def own_record(environ: Mapping[str, str] = os.environ) -> tuple[str, dict[str, str]]:
+    """This process's job as it is requeued, and what Slurm knows of it. SlurmError where Slurm cannot be asked.
+
+    12; in an array 12_3, as its last task has the number of the whole array as its own. sbatch hands on the variables
+    of the array task that it is called in, so the record has to say that it is this job's.
+    """
+    number = environ["SLURM_JOB_ID"]
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else environ["SLURM_JOB_ID"]
+    if array and task:
+        try:
+            record = _record(f"{array}_{task}")
+        except SlurmError as error:
+            if not any(none in str(error) for none in ("Invalid job id", "not found")):
+                raise
+            record = {}  # of an array that is long over
+        if record.get("JobId") == number:
+            return f"{array}_{task}", record
+    return number, _record(number)
 
 
-def requeue(job: str, restarts: int) -> str | None:
-    """Requeue a job that runs, and was restarted so often; None, or why not. SlurmError where Slurm refuses."""
-    facts = dict(part.split("=", 1) for part in scontrol("show", "job", "--oneliner", job).split() if "=" in part)
-    if int(facts["Restarts"]) != restarts:
+def _record(job: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in scontrol("show", "job", "--oneliner", job).split() if "=" in part)
+
+
+def requeue(job: str, facts: Mapping[str, str], restarts: int) -> str | None:
+    """Requeue a job that runs, and was restarted so often; None, or why not. SlurmError where Slurm refuses.
+
+    facts: what Slurm knows of the job.
+    """
+    if int(facts["Restarts"]) > restarts:  # fewer: sbatch was called in a job that was restarted, and handed that on
         return BY_OTHERS
     limit = seconds_of(facts["TimeLimit"])
     if facts["JobState"] != "RUNNING" and (limit is None or (seconds_of(facts["RunTime"]) or 0) < limit):
@@ -98,7 +119,7 @@ def scontrol(*args: str) -> str:
         if not left or "nable to contact" not in done.stderr:
             break
         time.sleep(PAUSE_S)
-    raise SlurmError(f"scontrol {' '.join(args)}: {done.stderr.strip() or done.returncode}")
+    raise SlurmError(f"scontrol {' '.join(args)}: {(done.stderr + done.stdout).strip() or done.returncode}")
 
 
 def note_end(cell: Path, state: str, reason: str, code: int) -> None:
@@ -109,19 +130,33 @@ def note_end(cell: Path, state: str, reason: str, code: int) -> None:
     new.replace(cell / ENDED)
 
 
+def note_cell(cells: Mapping[str, Any], state: str, told: str, code: int) -> None:
+    """Write into the folder of this job's cell how it has ended. cells: the list that submitting writes."""
+    folders = cells["folders"]
+    log, number = os.environ["SLURM_JOB_ID"], 0
+    if len(folders) > 1:  # an array; of a single job such variables would be those of where it was submitted
+        number = int(os.environ["SLURM_ARRAY_TASK_ID"])
+        log = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{number}"
+    said = Path(cells["logs"]) / f"{log}_0_log.err"
+    with said.open(errors="replace") if said.is_file() else open(os.devnull) as lines:
+        reason = reason_of(code, lines) + told
+    note_end(Path(folders[number]), state, reason, code)
+
+
 def main() -> int:
     """The exit code is that of srun, which Slurm then has as the job's."""
     parser = argparse.ArgumentParser(description="Requeue the Slurm job of this script if its run is to go on.")
     parser.add_argument("code", type=int, help="how srun has ended: $?")
     parser.add_argument("--cells", type=Path, help="a list of the folders of an array's cells, as submitting writes it")
     arguments = parser.parse_args()
-    code, job = arguments.code, job_name()
+    code, job = arguments.code, os.environ["SLURM_JOB_ID"]
     if code == 0:
         return code
     told, state = "", "failed"
     if goes_on(code):
         try:
-            why_not = requeue(job, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
+            job, facts = own_record()
+            why_not = requeue(job, facts, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
         except SlurmError as error:
             why_not = str(error)
         if why_not is None:
@@ -132,12 +167,7 @@ def main() -> int:
         if why_not == BY_OTHERS:
             return code
     if arguments.cells:
-        cells = json.loads(arguments.cells.read_text())
-        said = Path(cells["logs"]) / f"{job}_0_log.err"
-        with said.open(errors="replace") if said.is_file() else open(os.devnull) as lines:
-            reason = reason_of(code, lines) + told
-        cell = cells["folders"][int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)]
-        note_end(Path(cell), state, reason, code)
+        note_cell(json.loads(arguments.cells.read_text()), state, told, code)
     return code
 
 

@@ -6,10 +6,10 @@ metrics.csv, curves.png, checkpoints/ and, once the run has ended, result.json.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,8 +20,10 @@ from iwin.errors import ConfigError
 from iwin.runtime import config_hash, provenance
 from iwin.secrets import redact
 from iwin.train.durable import put_text
+from iwin.train.folder_lock import LOCK as LOCK
+from iwin.train.folder_lock import Held, hold, remove_empty, wait_for
 from iwin.train.recovery import BEST, Recovery, update_checkpoints
-from iwin.train.slurm import described, starts_of
+from iwin.train.slurm import described, earlier_starts, job_folders, starts_of
 from iwin.weights.digest import damage
 
 # What changes where, how visibly or how fast a run goes, and nothing that it computes or keeps.
@@ -32,7 +34,11 @@ NOT_IDENTITY = {
     "data": ("num_workers", "prefetch", "pin_memory"),
     "trainer": ("profiler",),
 }
-LOCK = ".lock"  # in the folder: locked by the process that holds the run
+# `iwin plan` and `iwin sync` lock a folder for a moment, to see whether it is free.
+MOMENT_S = 1.0
+# A node that was lost leaves its locks on a shared disk until the disk's server gives it up, and a process that waits
+# for a disk cannot be killed at once.
+WAIT_S = 300.0
 # What the process that holds a run tells those that it starts: the folder, and where in the run to begin.
 RUN_FOLDER_VARIABLE = "IWIN_RUN_FOLDER"
 CHECKPOINT_VARIABLE = "IWIN_CHECKPOINT"
@@ -44,13 +50,18 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def identity(config: dict[str, Any]) -> str:
-    """The hash that a run's folder carries: of all that decides what it computes."""
+def identifying(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides what its run computes."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY[""]}
     for group, without in NOT_IDENTITY.items():
         if group:
             kept[group] = {key: value for key, value in config[group].items() if key not in without}
-    return config_hash(kept)
+    return kept
+
+
+def identity(config: dict[str, Any]) -> str:
+    """The hash that a run's folder carries."""
+    return config_hash(identifying(config))
 
 
 def folder_name(config: dict[str, Any]) -> str:
@@ -71,18 +82,18 @@ def numbered(first: Path) -> Iterator[Path]:
         yield first.with_name(f"{first.name}-{number}")
 
 
+def begun_by_job(first: Path) -> list[Path]:
+    """Those among the folders of a command (see numbered) in which this Slurm job began before it was requeued."""
+    name = re.compile(rf"{re.escape(first.name)}(-\d+)?")
+    return [path for path in job_folders(first.parent) if name.fullmatch(path.name) and earlier_starts(path)]
+
+
 def wait_until_free(folder: Path) -> bool:
     """Wait while a process holds the folder of a run, as one does whose sweep was killed: it is stopping.
 
     Returns whether the run has ended.
     """
-    if (folder / LOCK).is_file():
-        with (folder / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"Waiting for the process that still runs in {shown(folder)}.", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+    wait_for(folder, lambda: print(f"Waiting for the process that still runs in {shown(folder)}.", flush=True))
     return (folder / "result.json").is_file()
 
 
@@ -113,51 +124,60 @@ class RunFolder:
         return self.path / "result.json"
 
     @classmethod
-    def take(cls, first: Path, rank: int) -> RunFolder:
+    def take(
+        cls, first: Path, rank: int, *, cell: bool = False, meanwhile: Callable[[], object] = lambda: None
+    ) -> RunFolder:
         """`first` (see run_path), if its run is this command's unfinished one, or the next number that is.
 
-        A folder whose run has ended, or that another process is using, is passed over. Rank 0 decides and
-        holds the folder; the processes that it starts are told by the environment.
+        A folder whose run has ended, or that another process is using, is passed over. Never one that is this
+        command's and no other's: of a cell of a sweep, which is `first` alone, or begun by this Slurm job before it was
+        requeued, which it looks for first. That is waited for, for WAIT_S at most; its run may have ended then. Rank 0
+        decides and holds the folder; the processes that it starts are told by the environment.
 
-        ConfigError where the folder cannot be written.
+        meanwhile: called every moment while this waits.
+
+        ConfigError where the folder cannot be written or locked, and where another process holds it for too long.
         """
         told = os.environ.get(RUN_FOLDER_VARIABLE)
         if told:
             return cls(Path(told), None)
         passed_over = ""
-        for path in numbered(first):
-            if (path / "result.json").is_file():
+        own = [] if cell else [path for path in begun_by_job(first) if not (path / "result.json").is_file()]
+        for path in itertools.chain(own, numbered(first)):
+            if not cell and (path / "result.json").is_file():
                 passed_over = f"the one in {path.name} has ended"
                 continue
             if rank > 0:
                 return cls(path, None)
-            lock = cls._lock_folder(path)
-            if lock is not None:
-                os.environ[RUN_FOLDER_VARIABLE] = str(path)
-                return cls(path, lock, passed_over)
-            passed_over = f"the one in {path.name} is still running"
+            ours = cell or bool(earlier_starts(path))
+            try:
+                lock = cls._wait(path, meanwhile) if ours else hold(path, MOMENT_S, meanwhile=meanwhile)
+            except Held:
+                passed_over = f"the one in {path.name} is still running"
+                continue
+            if not ours and (path / "result.json").is_file():  # it has ended in that moment
+                lock.close()
+                passed_over = f"the one in {path.name} has ended"
+                continue
+            os.environ[RUN_FOLDER_VARIABLE] = str(path)
+            return cls(path, lock, passed_over)
         raise AssertionError("there is always another number")
 
     @staticmethod
-    def _lock_folder(path: Path) -> IO[str] | None:
-        """An open, locked file in the folder, which is made; None where another process has it."""
+    def _wait(path: Path, meanwhile: Callable[[], object]) -> IO[str]:
+        """The lock of a folder that is this command's and no other's."""
+
+        def announce(holder: str) -> None:
+            print(f"Waiting for {shown(path)}, for {WAIT_S:g} s at most: it is held by {holder}.", flush=True)
+
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = (path / LOCK).open("w")
-        except OSError as error:
+            return hold(path, WAIT_S, announce=announce, meanwhile=meanwhile)
+        except Held as held:
             raise ConfigError(
-                f"cannot write the run folder {path}: {error.strerror}. Set paths.runs_dir (or IWIN_RUNS) to a folder "
-                f"that you may write to."
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
-        # A forked data worker has the lock too, and outlives a killed run by seconds, in which the same command
-        # would take the folder to be in use and begin another run.
-        os.register_at_fork(after_in_child=lock.close)
-        return lock
+                f"the folder of this run, {shown(path)}, is still held by {held.holder} after {WAIT_S:g} s. To begin "
+                "anew elsewhere would leave what is in there: end that process, or wait until the disk gives up the "
+                "locks of a lost node, and give the same command again"
+            ) from held
 
     def __enter__(self) -> RunFolder:
         return self
@@ -171,9 +191,8 @@ class RunFolder:
         os.environ.pop(CHECKPOINT_VARIABLE, None)
         if self._lock is None:
             return
-        if not self.config_file.exists() and [file.name for file in self.path.iterdir()] == [LOCK]:
-            (self.path / LOCK).unlink()
-            self.path.rmdir()
+        if not self.config_file.exists():
+            remove_empty(self.path)
         self._lock.close()
 
     def write_start(self, config: dict[str, Any], seed: int, data: dict[str, Any], recovery: Recovery) -> None:
@@ -188,6 +207,19 @@ class RunFolder:
         begun = {"checkpoint": checkpoint, "recovery": list(recovery.notes)}
         starts.append({**provenance(seed, data), **described(), **begun})
         put_text(self.path / "provenance.json", json.dumps({"starts": starts}, indent=1) + "\n")
+
+    def take_back_start(self) -> None:
+        """Undo `write_start`, where what was to begin then cannot be made: a folder in which nothing began goes again.
+
+        OSError where the disk does not take it.
+        """
+        starts = starts_of(self.path)[:-1]
+        provenance_file = self.path / "provenance.json"
+        if starts:
+            put_text(provenance_file, json.dumps({"starts": starts}, indent=1) + "\n")
+        else:
+            provenance_file.unlink()
+            self.config_file.unlink()
 
     def write_result(self, result: dict[str, Any]) -> None:
         """result.json, which marks the run as ended."""
