@@ -6,12 +6,14 @@ Resident memory at its highest, less what was resident when the model was about 
 from __future__ import annotations
 
 import re
-import resource
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from iwin.app import main
 from iwin.train import fit
+from iwin.train.callbacks.throughput import peak_memory
 
 before: list[int] = []
 build_model = fit.build_model
@@ -32,4 +34,4 @@ def noted(cfg: Any) -> Any:
 if __name__ == "__main__":
     fit.build_model = noted
     main("train")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before[0])
+    print(peak_memory(torch.device("cpu"))[0] - before[0])

@@ -59,6 +59,9 @@ def save_until_killed(folder: Path, nth: int, told: int) -> None:
     callback, durable = Checkpoints(folder), DurableCheckpointIO()
     trainer: Any = SimpleNamespace(
         global_step=0,
+        max_epochs=1,
+        num_training_batches=1000,
+        accumulate_grad_batches=1,
         is_global_zero=True,
         strategy=SimpleNamespace(broadcast=lambda value: value, checkpoint_io=durable),
         save_checkpoint=lambda path, storage_options: durable.save_checkpoint(

@@ -1,5 +1,9 @@
+"""What a run tells of its speed and its memory."""
+
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,3 +42,13 @@ def test_the_peak_of_a_process_holds_what_it_had() -> None:
     block = torch.ones(2**26)  # 256 MiB
     assert peak_memory(torch.device("cpu"))[0] >= block.nbytes
     assert peak_memory(torch.device("cpu"))[0] >= before
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
+    block = torch.ones(2**29)  # 2 GiB
+    ask = (
+        "import torch; from iwin.train.callbacks.throughput import peak_memory as of; print(of(torch.device('cpu'))[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < block.nbytes

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -51,4 +52,7 @@ def peak_memory(device: torch.device) -> tuple[int, str]:
     """Bytes that were in use at most so far, and of what: tensors on the CUDA device, or else all of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), "cuda"
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process"
+    # Not getrusage's ru_maxrss: that begins with what the process that started this one had.
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024, "process"
