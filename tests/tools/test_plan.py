@@ -94,8 +94,8 @@ def test_the_ranks_of_a_job_are_those_that_its_launcher_starts(plan, given: tupl
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("trainer.devices=4", "hydra.launcher.gpus_per_node=8"), "srun has started 8 processes on each node"),
-        (("trainer.num_nodes=3",), "trainer.num_nodes=3, and srun runs on 1"),
+        (("trainer.devices=4", "hydra.launcher.gpus_per_node=8"), "the job would have 8 processes on each node"),
+        (("trainer.num_nodes=3",), "set hydra.launcher.nodes=3, or trainer.num_nodes=auto"),
         (("hydra.launcher.timeout_min=24h",), "hydra.launcher.timeout_min must be a whole number"),
         (("+hydra.launcher.nodez=2",), "there is no key 'nodez'"),
     ],

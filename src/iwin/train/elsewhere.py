@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from iwin.errors import ConfigError
+from iwin.errors import ConfigError, whole
 from iwin.train.checks import check_run, check_trainer
 from iwin.train.launcher_keys import processes
-from iwin.train.processes import SRUN, Processes, place_processes
+from iwin.train.processes import ALL_HERE, asked_devices
 from iwin.train.sharded import check_sharded
 
 
@@ -34,8 +34,19 @@ def check_launched(trainer: Mapping[str, Any], launcher: Mapping[str, Any]) -> N
     launcher: checked keys of hydra/launcher=slurm.
     """
     nodes, tasks = processes(launcher)
-    place_processes(where_devices_are(trainer), Processes(SRUN, nodes * tasks, nodes))
     gpus = launcher.get("gpus_per_node")
+    devices = trainer["devices"]
+    if devices not in ALL_HERE and asked_devices(devices) != tasks:
+        key = "gpus_per_node" if gpus and trainer["accelerator"] != "cpu" else "tasks_per_node"
+        raise ConfigError(
+            f"trainer.devices={devices}, and the job would have {tasks} process{'es' * (tasks != 1)} on each node, one "
+            f"for a device: set hydra.launcher.{key}={asked_devices(devices)}, or trainer.devices=auto"
+        )
+    if trainer["num_nodes"] != "auto" and whole("trainer.num_nodes", trainer["num_nodes"], 1) != nodes:
+        raise ConfigError(
+            f"trainer.num_nodes={trainer['num_nodes']}, and the job would have {nodes}: set "
+            f"hydra.launcher.nodes={trainer['num_nodes']}, or trainer.num_nodes=auto"
+        )
     if trainer["accelerator"] == "cpu" or not gpus:
         return
     asked = f"hydra.launcher.tasks_per_node={tasks} and hydra.launcher.gpus_per_node={gpus}"
@@ -43,7 +54,7 @@ def check_launched(trainer: Mapping[str, Any], launcher: Mapping[str, Any]) -> N
         raise ConfigError(
             f"{asked}: a process needs a device of its own; leave tasks_per_node out, it follows the GPUs"
         )
-    if tasks < gpus and trainer["devices"] in ("auto", -1, "-1"):
+    if tasks < gpus and devices in ALL_HERE:
         raise ConfigError(
             f"{asked}: a process trains on one device; leave tasks_per_node out, it follows the GPUs, or say with "
             f"trainer.devices={tasks} that the others stay idle"

@@ -28,6 +28,7 @@ TORCHRUN, SRUN = "torchrun", "srun"
 # Lightning and Slurm itself know by these names of jobs that a person is sitting in: their shell is a step as well.
 INTERACTIVE = ("bash", "interactive")
 FIRST_SPECIAL_STEP = 0xFFFFFFF0  # from here on steps are Slurm's own, as the shell of salloc
+ALL_HERE = ("auto", -1, "-1")  # of trainer.devices
 FIRST_PORT, PORTS = 15000, 10000
 # Jobs that run together have numbers that are near to each other, and so have their steps: multiples of the golden
 # section of PORTS are far from one another.
@@ -105,7 +106,7 @@ def place_processes(trainer: Mapping[str, Any], processes: Processes) -> dict[st
     left without a process that nobody said shall be, with what to do.
     """
     devices, nodes = trainer["devices"], trainer["num_nodes"]
-    count = None if devices in ("auto", -1, "-1") else asked_devices(devices)
+    count = None if devices in ALL_HERE else asked_devices(devices)
     if nodes != "auto":
         whole("trainer.num_nodes", nodes, 1)
     if processes.by is None:

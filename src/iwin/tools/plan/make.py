@@ -31,7 +31,7 @@ from iwin.train.checks import check_image_size, check_run, check_trainer
 from iwin.train.elsewhere import check_launched, where_devices_are
 from iwin.train.fit import SETUP_S, placed
 from iwin.train.launcher_keys import check_launcher, processes
-from iwin.train.processes import asked_devices
+from iwin.train.processes import ALL_HERE, asked_devices
 from iwin.train.run_folder import RunFolder, run_path
 from iwin.train.run_plan import RunPlan, plan_run
 from iwin.train.sharded import NAME, check_sharded
@@ -39,8 +39,6 @@ from iwin.train.strategies import use_ranks
 from iwin.train.summary import StageFacts, stage_facts
 from iwin.train.teacher import Teacher
 from iwin.weights.report import LoadReport
-
-ALL_HERE = ("auto", -1, "-1")
 
 
 @dataclass(frozen=True)
